@@ -1,0 +1,78 @@
+//! Where tensors live and who computes on them: the [`Backend`] trait, [`DType`], [`Tensor`], and the [`cpu`] backend.
+
+pub mod cpu;
+mod mapped;
+mod tensor;
+
+pub use cpu::Cpu;
+pub use mapped::MappedSlice;
+pub use tensor::Tensor;
+
+use crate::Result;
+
+/// Element type of a buffer, chosen at run time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    F32,
+    BF16,
+    F16,
+}
+
+impl DType {
+    /// Bytes per element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::BF16 | Self::F16 => 2,
+        }
+    }
+
+    /// Name as safetensors headers spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::BF16 => "BF16",
+            Self::F16 => "F16",
+        }
+    }
+}
+
+/// Memory of one device. Operations on it are the traits of [`crate::ops`].
+///
+/// A handle is cheap to clone; clones share the same allocator.
+pub trait Backend: Clone + Send + Sync + 'static {
+    /// A flat array of one [`DType`] in device memory; freed (back to the device's pool) on drop.
+    type Buffer: Send + Sync;
+    /// A flat array of `u32` in device memory: token ids, labels, positions, row numbers.
+    type Indices: Send + Sync;
+
+    /// One line for people and manifests: the hardware and the instruction set or driver in use.
+    fn describe(&self) -> String;
+
+    /// A buffer of `len` elements whose contents are unspecified.
+    fn alloc(&self, dtype: DType, len: usize) -> Result<Self::Buffer>;
+
+    /// A read-only buffer over bytes of a mapped file. A misaligned slice is copied.
+    fn map(&self, slice: MappedSlice) -> Result<Self::Buffer>;
+
+    /// Converts `values` to `dtype` (round to nearest even) into a new buffer.
+    fn upload(&self, dtype: DType, values: &[f32]) -> Result<Self::Buffer>;
+
+    /// Overwrites a buffer with `values` (same length), converting to the buffer's dtype.
+    fn write(&self, buffer: &mut Self::Buffer, values: &[f32]) -> Result<()>;
+
+    /// The whole buffer, widened to f32, into `values` (same length).
+    fn download(&self, buffer: &Self::Buffer, values: &mut [f32]) -> Result<()>;
+
+    /// A new index buffer.
+    fn indices(&self, values: &[u32]) -> Result<Self::Indices>;
+
+    /// Sets every element to `value`.
+    fn fill(&self, buffer: &mut Self::Buffer, value: f32) -> Result<()>;
+
+    /// Copies a whole buffer into another of the same length, converting between dtypes (round to nearest even).
+    fn copy(&self, source: &Self::Buffer, target: &mut Self::Buffer) -> Result<()>;
+
+    /// Element type of a buffer.
+    fn dtype(buffer: &Self::Buffer) -> DType;
+}

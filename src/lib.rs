@@ -1,0 +1,12 @@
+//! `safedepth` measures how many tokens deep a language model's safety goes, attacks it, and mends it.
+//!
+//! Rooms, in the order data flows (a room knows only those above it): [`device`], [`ops`], [`model`],
+//! [`generate`], [`train`], [`data`], [`judge`], [`attack`], [`experiment`], [`run`], [`report`], [`cli`].
+
+pub mod device;
+pub mod error;
+pub mod model;
+
+pub mod ops;
+
+pub use error::{Error, Result};
