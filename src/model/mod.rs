@@ -2,5 +2,7 @@
 
 pub mod config;
 pub mod json;
+pub mod weights;
 
 pub use config::{Architecture, Config, GenerationConfig};
+pub use weights::Weights;
