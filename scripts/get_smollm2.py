@@ -226,7 +226,10 @@ def make_tokenizer_config(reader, tokenizer):
 
 
 def convert(path, folder, dtype):
-    reader = gguf.GGUFReader(path)
+    try:
+        reader = gguf.GGUFReader(path)
+    except ValueError as error:
+        sys.exit(f"get_smollm2.py: {path} is not a GGUF file ({error})")
     config = make_config(reader, dtype)
     tokenizer = make_tokenizer(reader)
     files = {
