@@ -67,6 +67,15 @@ impl<D: Ops> KvCache<D> {
         self.num_pages
     }
 
+    /// Makes room for `num_pages` pages; those there keep their numbers and contents.
+    pub fn grow(&mut self, device: &D, num_pages: usize) -> Result<()> {
+        for cache in self.keys.iter_mut().chain(&mut self.values) {
+            *cache = device.cache_grow(cache, num_pages)?;
+        }
+        self.num_pages = num_pages;
+        Ok(())
+    }
+
     /// Copies page `from` to page `to` in every layer.
     pub fn copy_page(&mut self, device: &D, from: usize, to: usize) -> Result<()> {
         self.keys.iter_mut().chain(&mut self.values).try_for_each(|cache| device.cache_copy_page(cache, from, to))

@@ -5,7 +5,7 @@ use super::{Attention, AttentionParams, KEY_BLOCK, PAGE, Paged, Ragged};
 use crate::Result;
 use crate::device::cpu::parallel::{Shared, for_each_task};
 use crate::device::cpu::simd::{Kernel, Simd};
-use crate::device::{Cpu, Tensor};
+use crate::device::{Cpu, DType, Tensor};
 use std::cell::RefCell;
 
 /// Rows of a query tile, at most: positions times the heads that share a key/value head.
@@ -398,6 +398,12 @@ impl Attention for Cpu {
         let size = cache.cols();
         cache.buffer.f32_mut().copy_within(from * size..(from + 1) * size, to * size);
         Ok(())
+    }
+
+    fn cache_grow(&self, cache: &Tensor<Self>, num_pages: usize) -> Result<Tensor<Self>> {
+        let mut grown = Tensor::zeros(self, DType::F32, num_pages, cache.cols())?;
+        grown.buffer.f32_mut()[..cache.len()].copy_from_slice(cache.buffer.f32());
+        Ok(grown)
     }
 
     fn attention_paged(
