@@ -181,7 +181,7 @@ def batch(seed):
 
 def randomise(model, seed):
     """Weights large enough that every part shows: matrices N(0, 0.2), the unembedding N(0, 0.3), embeddings
-    N(0, 0.5), biases N(0, 0.3); norm weights N(mean of the architecture, 0.2). Multiples of 2^-12, nothing special otherwise.
+    N(0, 0.5), biases N(0, 0.3); norm weights N(the architecture's neutral value, 0.2). Multiples of 2^-12.
     """
     g = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
@@ -261,15 +261,14 @@ def forward_golden(model, pairs):
 
 
 def greedy(model, ids):
-    """With a KV cache; checked against recomputation without one, and required to have no near tie."""
+    """With a KV cache; checked against recomputation without one, and must have no near tie."""
     with torch.no_grad():
         out = model.generate(
             ids[None],
             attention_mask=torch.ones_like(ids[None]),
             max_new_tokens=GREEDY,
-            min_new_tokens=GREEDY,  # bans the EOS: replaced below
             do_sample=False,
-            eos_token_id=VOCAB + 100,
+            eos_token_id=VOCAB,  # no token: never stop
             pad_token_id=0,
         )[0]
         for t in range(len(ids), len(out)):
@@ -446,7 +445,6 @@ def two_model_golden(folder, reference_folder, pairs, golden):
         out |= {f"kl.seq{n}": kl(a, b) for n, (a, b) in enumerate(zip(logits, ref_logits))}
     assert out["kl.forward"].min() > 0 and out["kl.reverse"].min() > 0
     out |= {f"constrained.grad.{name}": g for name, g in grads.items()}
-    # Shares memory with nothing and f32, as the file says.
     return {name: value.detach().float() for name, value in out.items()}
 
 
