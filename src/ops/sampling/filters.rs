@@ -50,7 +50,8 @@ fn keep_top_k(logits: &mut [f32], k: usize) {
 /// Removes the least likely tokens while their summed probability is at most `1 - p`; the most likely always stays.
 fn keep_top_p(logits: &mut [f32], p: f32) {
     let mut order: Vec<u32> = (0..logits.len() as u32).filter(|&i| logits[i as usize] > f32::NEG_INFINITY).collect();
-    order.sort_by(|&a, &b| logits[a as usize].total_cmp(&logits[b as usize]));
+    // Stable, so of equal logits the lower ids go first; adding 0 makes -0 equal to 0.
+    order.sort_by(|&a, &b| (logits[a as usize] + 0.0).total_cmp(&(logits[b as usize] + 0.0)));
     let Some(&last) = order.last() else { return };
     let max = logits[last as usize];
     let weights: Vec<f32> = order.iter().map(|&i| (logits[i as usize] - max).exp()).collect();
