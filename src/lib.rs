@@ -5,8 +5,11 @@
 
 pub mod device;
 pub mod error;
+pub mod generate;
 pub mod model;
 
 pub mod ops;
+pub mod rng;
+pub mod train;
 
 pub use error::{Error, Result};

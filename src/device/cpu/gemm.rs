@@ -30,3 +30,63 @@ pub fn gemm_nt(
         }
     }
 }
+
+/// `c[m, n] (+)= sum_k a[m, k] b[k, n]`.
+#[allow(clippy::too_many_arguments)]
+pub fn gemm_nn(
+    _isa: Isa,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: &[f32],
+    a_stride: usize,
+    b: View<'_>,
+    b_stride: usize,
+    c: &mut [f32],
+    c_stride: usize,
+    accumulate: bool,
+) {
+    let mut row = vec![0.0; n];
+    for i in 0..m {
+        if !accumulate {
+            c[i * c_stride..i * c_stride + n].fill(0.0);
+        }
+    }
+    for l in 0..k {
+        b.slice(l * b_stride..l * b_stride + n).widen(&mut row);
+        for i in 0..m {
+            for j in 0..n {
+                c[i * c_stride + j] += a[i * a_stride + l] * row[j];
+            }
+        }
+    }
+}
+
+/// `c[m, n] (+)= sum_k a[k, m] b[k, n]`.
+#[allow(clippy::too_many_arguments)]
+pub fn gemm_tn(
+    _isa: Isa,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: &[f32],
+    a_stride: usize,
+    b: &[f32],
+    b_stride: usize,
+    c: &mut [f32],
+    c_stride: usize,
+    accumulate: bool,
+) {
+    for i in 0..m {
+        if !accumulate {
+            c[i * c_stride..i * c_stride + n].fill(0.0);
+        }
+    }
+    for l in 0..k {
+        for i in 0..m {
+            for j in 0..n {
+                c[i * c_stride + j] += a[l * a_stride + i] * b[l * b_stride + j];
+            }
+        }
+    }
+}

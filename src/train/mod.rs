@@ -1,0 +1,11 @@
+//! Training: examples and batches, the objectives of the paper, the schedule and the optimizer loop.
+
+pub mod batch;
+pub mod objective;
+pub mod schedule;
+pub mod trainer;
+
+pub use batch::{Example, TrainBatch};
+pub use objective::{BetaSchedule, Objective};
+pub use schedule::Schedule;
+pub use trainer::{Hyper, StepReport, Trainer};
