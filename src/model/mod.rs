@@ -4,10 +4,12 @@ pub mod config;
 pub mod json;
 pub mod load;
 pub mod parameters;
+pub mod tokenizer;
 pub mod transformer;
 pub mod weights;
 
 pub use config::{Architecture, Config, GenerationConfig};
 pub use parameters::Parameters;
+pub use tokenizer::Tokenizer;
 pub use transformer::Transformer;
 pub use weights::Weights;
