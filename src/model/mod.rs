@@ -3,13 +3,19 @@
 pub mod config;
 pub mod json;
 pub mod load;
+pub mod message;
 pub mod parameters;
+pub mod prompt;
+pub mod template;
 pub mod tokenizer;
 pub mod transformer;
 pub mod weights;
 
 pub use config::{Architecture, Config, GenerationConfig};
+pub use message::Message;
 pub use parameters::Parameters;
+pub use prompt::{Example, Prompt, Prompter};
+pub use template::ChatTemplate;
 pub use tokenizer::Tokenizer;
 pub use transformer::Transformer;
 pub use weights::Weights;
