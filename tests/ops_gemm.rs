@@ -4,7 +4,7 @@ mod support;
 
 use proptest::prelude::*;
 use safedepth::device::DType;
-use safedepth::device::cpu::{Isa, gemm};
+use safedepth::device::cpu::{Isa, View, gemm};
 use support::{Random, Stored, available, bits, pool, reference, relative_error};
 
 /// Rounding of n products accumulated in f32 grows like sqrt(n) * 2^-24 relative to the norm of an output made of random
@@ -21,7 +21,27 @@ enum Product {
     Tn,
 }
 
-const PRODUCTS: [Product; 1] = [Product::Nt];
+const PRODUCTS: [Product; 3] = [Product::Nt, Product::Nn, Product::Tn];
+
+/// `(isa, m, n, k, left, its stride, right, its stride, output, its stride, accumulate)`.
+type Function = fn(Isa, usize, usize, usize, &[f32], usize, View<'_>, usize, &mut [f32], usize, bool);
+
+impl Product {
+    fn function(self, serial: bool) -> Function {
+        match (self, serial) {
+            (Self::Nt, false) => gemm::gemm_nt,
+            (Self::Nt, true) => gemm::gemm_nt_serial,
+            (Self::Nn, false) => gemm::gemm_nn,
+            (Self::Nn, true) => gemm::gemm_nn_serial,
+            (Self::Tn, false) => |isa, m, n, k, a, a_stride, b, b_stride, c, c_stride, accumulate| {
+                gemm::gemm_tn(isa, m, n, k, a, a_stride, b.f32(), b_stride, c, c_stride, accumulate);
+            },
+            (Self::Tn, true) => |isa, m, n, k, a, a_stride, b, b_stride, c, c_stride, accumulate| {
+                gemm::gemm_tn_serial(isa, m, n, k, a, a_stride, b.f32(), b_stride, c, c_stride, accumulate);
+            },
+        }
+    }
+}
 
 #[derive(Clone, Debug)]
 struct Case {
@@ -111,15 +131,8 @@ impl Case {
             }
         }
         let [a_stride, b_stride, c_stride] = strides;
-        match (self.product, self.serial) {
-            (Product::Nt, false) => {
-                gemm::gemm_nt(isa, m, n, k, &a, a_stride, b.view(), b_stride, &mut c, c_stride, accumulate)
-            }
-            (Product::Nt, true) => {
-                gemm::gemm_nt_serial(isa, m, n, k, &a, a_stride, b.view(), b_stride, &mut c, c_stride, accumulate)
-            }
-            _ => unimplemented!(),
-        }
+        let call = self.product.function(self.serial);
+        call(isa, m, n, k, &a, a_stride, b.view(), b_stride, &mut c, c_stride, accumulate);
         let mut dense = Vec::new();
         for row in c.chunks(c_stride.max(1)) {
             dense.extend_from_slice(&row[..n]);
@@ -147,53 +160,43 @@ proptest! {
 #[test]
 fn bits_depend_on_row_and_column_alone() {
     let threads = [pool(1), pool(2), pool(5)];
-    for product in PRODUCTS {
-        for (n, k) in [(75, 64), (192, 576), (37, 1000), (64, 4096), (301, 129)] {
-            for dtype in [DType::F32, DType::BF16, DType::F16] {
-                if product == Product::Tn && dtype != DType::F32 {
-                    continue;
-                }
-                for isa in available() {
-                    let whole = |m: usize, n: usize, serial: bool| {
-                        let mut random = Random(7);
-                        let a = random.values(530 * k, 1.0);
-                        let b = random.values(310 * k, 1.0);
-                        let (a_stride, b) = match product {
-                            Product::Tn => (530, b),
-                            _ => (k, b),
-                        };
-                        let b_stride = if product == Product::Nt { k } else { 310 };
-                        let b = Stored::new(dtype, &b);
-                        let mut c = vec![f32::NAN; m * n];
-                        match (product, serial) {
-                            (Product::Nt, false) => {
-                                gemm::gemm_nt(isa, m, n, k, &a, a_stride, b.view(), b_stride, &mut c, n, false)
-                            }
-                            (Product::Nt, true) => {
-                                gemm::gemm_nt_serial(isa, m, n, k, &a, a_stride, b.view(), b_stride, &mut c, n, false)
-                            }
-                            _ => unimplemented!(),
-                        }
-                        c
-                    };
-                    let want = bits(&threads[0].install(|| whole(521, n, false)));
-                    for m in [1, 2, 3, 4, 5, 7, 16, 24, 25, 100, 512, 521] {
-                        for pool in &threads {
-                            let got = bits(&pool.install(|| whole(m, n, false)));
-                            assert!(got == want[..m * n], "{product:?} {isa} {dtype:?} m {m} n {n} k {k}");
-                        }
-                        assert!(
-                            bits(&whole(m, n, true)) == want[..m * n],
-                            "{product:?} serial {isa} {dtype:?} m {m} n {n} k {k}"
-                        );
-                        let narrow = bits(&whole(m, n - 1, false));
-                        for i in 0..m {
-                            assert!(
-                                narrow[i * (n - 1)..(i + 1) * (n - 1)] == want[i * n..i * n + n - 1],
-                                "{product:?} {isa} narrow"
-                            );
-                        }
+    let mut random = Random(7);
+    let shapes = [
+        (75, 64, 521),
+        (192, 576, 521),
+        (37, 2000, 60),
+        (64, 4096, 30),
+        (301, 129, 521),
+        (2100, 40, 30),
+        (70, 300, 2100),
+    ];
+    for ((n, k, most), product) in shapes.into_iter().flat_map(|shape| PRODUCTS.map(|product| (shape, product))) {
+        let a = random.values(most * k, 1.0);
+        let b = random.values(n * k, 1.0);
+        let a_stride = if product == Product::Tn { most } else { k };
+        let b_stride = if product == Product::Nt { k } else { n };
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            if product == Product::Tn && dtype != DType::F32 {
+                continue;
+            }
+            let b = Stored::new(dtype, &b);
+            for isa in available() {
+                let run = |m: usize, n: usize, serial: bool| {
+                    let mut c = vec![f32::NAN; m * n];
+                    product.function(serial)(isa, m, n, k, &a, a_stride, b.view(), b_stride, &mut c, n, false);
+                    bits(&c)
+                };
+                let want = threads[0].install(|| run(most, n, false));
+                for m in [1, 2, 3, 4, 5, 7, 16, 24, 25, 100, 512].into_iter().filter(|&m| m < most) {
+                    let name = format!("{product:?} {isa} {dtype:?} m {m} n {n} k {k}");
+                    for pool in &threads[1..] {
+                        assert!(pool.install(|| run(m, n, false)) == want[..m * n], "{name}");
                     }
+                    assert!(run(m, n, true) == want[..m * n], "{name}, serial");
+                }
+                let narrow = run(most.min(30), n - 1, false);
+                for (got, want) in narrow.chunks(n - 1).zip(want.chunks(n)) {
+                    assert!(got == &want[..n - 1], "{product:?} {isa} {dtype:?} n {n} k {k}, one column less");
                 }
             }
         }

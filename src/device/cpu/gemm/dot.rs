@@ -3,6 +3,9 @@
 //! Lane l of an output's vector sums the products of all k = l mod LANES, in order; then the lanes are added in
 //! [`Simd::sum`]'s order. Which tile an output falls into changes neither.
 
+// Loops over registers by index unroll; iterators over arrays of them may not.
+#![allow(clippy::needless_range_loop)]
+
 use crate::device::cpu::simd::{Element, Simd};
 
 /// Columns of a tile.

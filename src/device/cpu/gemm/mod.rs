@@ -15,9 +15,12 @@
 
 mod dot;
 mod nt;
+mod outer;
+mod panels;
 
 use super::parallel::Shared;
 use super::{Isa, View};
+use std::ops::Range;
 
 /// Who computes.
 #[derive(Clone, Copy)]
@@ -52,6 +55,23 @@ fn span(rows: usize, cols: usize, stride: usize) -> usize {
     }
     assert!(rows == 1 || stride >= cols, "gemm: a row stride is shorter than a row");
     (rows - 1) * stride + cols
+}
+
+/// Cuts `0..k` into blocks of about equal length, at most `most`, multiples of `step` but for the last. They depend on k
+/// alone: they fix the order of every output's sum.
+fn blocks(k: usize, most: usize, step: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+    let length = k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(step).max(1);
+    (0..k.div_ceil(length)).map(move |b| b * length..((b + 1) * length).min(k))
+}
+
+/// An empty sum: zeros, unless it is to be added.
+fn clear(y: &Shared<'_, f32>, m: usize, n: usize, stride: usize, accumulate: bool) {
+    if !accumulate {
+        for i in 0..m {
+            // SAFETY: the caller has `y` to itself.
+            unsafe { y.range(i * stride..i * stride + n) }.fill(0.0);
+        }
+    }
 }
 
 /// `y[m, n] (+)= sum_k x[m, k] w[n, k]`: a linear layer's forward pass. Row strides are in elements.
@@ -90,4 +110,90 @@ pub fn gemm_nt_serial(
 ) {
     let y = Shared::new(y);
     nt::Product { isa, m, n, k, x, x_stride, w, w_stride, y, y_stride, accumulate }.run(Threads::One);
+}
+
+/// `c[m, n] (+)= sum_k a[m, k] b[k, n]`: the gradient of a linear layer's input, attention's output. Row strides are in elements.
+#[allow(clippy::too_many_arguments)]
+pub fn gemm_nn(
+    isa: Isa,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: &[f32],
+    a_stride: usize,
+    b: View<'_>,
+    b_stride: usize,
+    c: &mut [f32],
+    c_stride: usize,
+    accumulate: bool,
+) {
+    assert!(span(m, k, a_stride) <= a.len(), "gemm_nn: a is too short");
+    let (a_row, a_step) = (a_stride, 1);
+    let c = Shared::new(c);
+    panels::Product { isa, m, n, k, a, a_row, a_step, b, b_stride, c, c_stride, accumulate }.run(Threads::Pool);
+}
+
+/// [`gemm_nn`] on the calling thread.
+#[allow(clippy::too_many_arguments)]
+pub fn gemm_nn_serial(
+    isa: Isa,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: &[f32],
+    a_stride: usize,
+    b: View<'_>,
+    b_stride: usize,
+    c: &mut [f32],
+    c_stride: usize,
+    accumulate: bool,
+) {
+    assert!(span(m, k, a_stride) <= a.len(), "gemm_nn: a is too short");
+    let (a_row, a_step) = (a_stride, 1);
+    let c = Shared::new(c);
+    panels::Product { isa, m, n, k, a, a_row, a_step, b, b_stride, c, c_stride, accumulate }.run(Threads::One);
+}
+
+/// `c[m, n] (+)= sum_k a[k, m] b[k, n]`: the gradient of a linear layer's weight. Row strides are in elements.
+#[allow(clippy::too_many_arguments)]
+pub fn gemm_tn(
+    isa: Isa,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: &[f32],
+    a_stride: usize,
+    b: &[f32],
+    b_stride: usize,
+    c: &mut [f32],
+    c_stride: usize,
+    accumulate: bool,
+) {
+    assert!(span(k, m, a_stride) <= a.len(), "gemm_tn: a is too short");
+    let (a_row, a_step) = (1, a_stride);
+    let c = Shared::new(c);
+    panels::Product { isa, m, n, k, a, a_row, a_step, b: View::F32(b), b_stride, c, c_stride, accumulate }
+        .run(Threads::Pool);
+}
+
+/// [`gemm_tn`] on the calling thread.
+#[allow(clippy::too_many_arguments)]
+pub fn gemm_tn_serial(
+    isa: Isa,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: &[f32],
+    a_stride: usize,
+    b: &[f32],
+    b_stride: usize,
+    c: &mut [f32],
+    c_stride: usize,
+    accumulate: bool,
+) {
+    assert!(span(k, m, a_stride) <= a.len(), "gemm_tn: a is too short");
+    let (a_row, a_step) = (1, a_stride);
+    let c = Shared::new(c);
+    panels::Product { isa, m, n, k, a, a_row, a_step, b: View::F32(b), b_stride, c, c_stride, accumulate }
+        .run(Threads::One);
 }

@@ -1,7 +1,7 @@
 //! `y = x w^T`: cutting the product into blocks that fit the caches, for many rows and for few.
 
 use super::dot::{COLUMNS, Tile};
-use super::{Threads, span};
+use super::{Threads, blocks, span};
 use crate::device::cpu::parallel::Shared;
 use crate::device::cpu::scratch::with_scratch;
 use crate::device::cpu::simd::{Element, Kernel, Simd};
@@ -29,11 +29,8 @@ const TILE_GROUP: usize = 2;
 /// Multiply-adds below which a second thread is not worth waking.
 const SMALL: usize = 1 << 16;
 
-/// The blocks of `0..k`: as few as [`K_BLOCK`] allows, about equally long.
 fn k_blocks(k: usize) -> impl Iterator<Item = Range<usize>> + Clone {
-    let count = k.div_ceil(K_BLOCK).max(1);
-    let length = k.div_ceil(count).next_multiple_of(K_STEP);
-    (0..count).map(move |b| (b * length).min(k)..((b + 1) * length).min(k)).filter(|block| !block.is_empty())
+    blocks(k, K_BLOCK, K_STEP)
 }
 
 /// Cuts `0..m` into as few tiles of at most `most` rows as possible, about equally high.
@@ -69,12 +66,7 @@ impl Product<'_> {
             return;
         }
         if k == 0 {
-            if !self.accumulate {
-                for i in 0..m {
-                    // SAFETY: in bounds by the assertion above; nobody else has `y` yet.
-                    unsafe { self.y.range(i * self.y_stride..i * self.y_stride + n) }.fill(0.0);
-                }
-            }
+            super::clear(&self.y, m, n, self.y_stride, self.accumulate);
             return;
         }
         let threads = if m * n * k < SMALL { Threads::One } else { threads };
