@@ -112,7 +112,6 @@ fn run(isa: Isa, threads: usize, filter: &str) {
             size as f64 * 4.0 / read / 1e9
         );
     }
-    let shapes = [(576, 576), (1536, 576), (576, 1536), (49152, 576), (4096, 4096)];
     // Shapes of linear layers: [out, in].
     let shapes = [(576, 576), (1536, 576), (576, 1536), (49152, 576), (4096, 4096)];
     for (m, (n, k)) in [512, 128, 16, 4, 1].into_iter().flat_map(|m| shapes.map(|shape| (m, shape))) {

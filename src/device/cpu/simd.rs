@@ -29,6 +29,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Rows of `gemm`'s outer-product tile, two registers wide, whose accumulators fill the register file.
     const OUTER_ROWS: usize;
 
+    /// Runs a kernel in a function of its own, so that registers are allocated for its loops alone.
+    unsafe fn call<K: Kernel>(kernel: K) -> K::Output;
+
     unsafe fn zero() -> Self::V;
     unsafe fn splat(value: f32) -> Self::V;
     unsafe fn load(source: *const f32) -> Self::V;
@@ -144,7 +147,7 @@ impl Isa {
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
-            Self::Scalar => kernel.run::<Portable>(),
+            Self::Scalar => run_portable(kernel),
             // SAFETY: a `Cpu` is made only with an available `Isa` (`Cpu::with_isa` asserts it).
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { run_avx2(kernel) },
@@ -155,6 +158,11 @@ impl Isa {
             _ => unreachable!("no such instruction set on this architecture"),
         }
     }
+}
+
+#[inline(never)]
+fn run_portable<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Portable>()
 }
 
 /// 8 lanes of plain Rust; the compiler vectorises it with what the target's baseline has.
@@ -172,6 +180,10 @@ impl Simd for Portable {
     const DOT_ROWS: usize = 2;
     const OUTER_ROWS: usize = 2;
 
+    #[inline(always)]
+    unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+        run_portable(kernel)
+    }
     #[inline(always)]
     unsafe fn zero() -> Self::V {
         [0.0; 8]
@@ -285,11 +297,13 @@ mod x86 {
     use half::{bf16, f16};
     use std::arch::x86_64::*;
 
+    #[inline(never)]
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<Avx2>()
     }
 
+    #[inline(never)]
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
     pub(super) unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<Avx512>()
@@ -335,6 +349,10 @@ mod x86 {
         const DOT_ROWS: usize = 3;
         const OUTER_ROWS: usize = 6;
 
+        #[inline(always)]
+        unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+            unsafe { run_avx2(kernel) }
+        }
         #[inline(always)]
         unsafe fn zero() -> __m256 {
             unsafe { _mm256_setzero_ps() }
@@ -451,6 +469,10 @@ mod x86 {
         const DOT_ROWS: usize = 6;
         const OUTER_ROWS: usize = 12;
 
+        #[inline(always)]
+        unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+            unsafe { run_avx512(kernel) }
+        }
         #[inline(always)]
         unsafe fn zero() -> __m512 {
             unsafe { _mm512_setzero_ps() }

@@ -1,6 +1,6 @@
 //! `y = x w^T`: cutting the product into blocks that fit the caches, for many rows and for few.
 
-use super::dot::{COLUMNS, Tile};
+use super::dot::Dots;
 use super::{Threads, blocks, span};
 use crate::device::cpu::parallel::Shared;
 use crate::device::cpu::scratch::with_scratch;
@@ -17,6 +17,9 @@ const K_STEP: usize = 32;
 /// Up to this many rows w is read once, in place; above it is packed block by block.
 const DIRECT_ROWS: usize = 24;
 
+/// Columns of y between blocks of k, in place.
+const DIRECT_COLUMNS: usize = 4;
+
 /// Rows of x packed at a time.
 const ROW_CHUNK: usize = 512;
 
@@ -31,14 +34,6 @@ const SMALL: usize = 1 << 16;
 
 fn k_blocks(k: usize) -> impl Iterator<Item = Range<usize>> + Clone {
     blocks(k, K_BLOCK, K_STEP)
-}
-
-/// Cuts `0..m` into as few tiles of at most `most` rows as possible, about equally high.
-fn row_tiles(m: usize, most: usize) -> impl Iterator<Item = Range<usize>> + Clone {
-    let count = m.div_ceil(most);
-    let (base, longer) = if count == 0 { (0, 0) } else { (m / count, m % count) };
-    let start = move |t: usize| t * base + t.min(longer);
-    (0..count).map(move |t| start(t)..start(t + 1))
 }
 
 /// A product to compute.
@@ -94,7 +89,7 @@ impl Product<'_> {
             // Enough for work stealing to even out, few enough for long streams.
             Threads::Pool => (threads.count() * 4).min(self.n.div_ceil(16)),
         };
-        let columns = self.n.div_ceil(tasks).next_multiple_of(COLUMNS);
+        let columns = self.n.div_ceil(tasks).next_multiple_of(4);
         threads.for_each(self.n.div_ceil(columns), |t| {
             let range = t * columns..((t + 1) * columns).min(self.n);
             self.isa.run(Direct { product: self, w, columns: range });
@@ -106,7 +101,7 @@ impl Product<'_> {
         let count = threads.count();
         let most = self.n.div_ceil(count * 2).clamp(16, BLOCK_COLUMNS);
         let blocks = self.n.div_ceil(most).next_multiple_of(count);
-        let columns = self.n.div_ceil(blocks).next_multiple_of(COLUMNS);
+        let columns = self.n.div_ceil(blocks).next_multiple_of(4);
         let blocks = self.n.div_ceil(columns);
         let m = rows.len();
         // Where n alone does not keep all threads busy, rows are split too.
@@ -146,41 +141,24 @@ impl<W: Element> Kernel for Direct<'_, W> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let Product { m, k, x_stride, w_stride, y_stride, accumulate, .. } = *self.product;
-        // SAFETY: rows and columns lie within the operands (asserted in `Product::run`); tasks have disjoint columns.
-        unsafe {
-            let mut j = self.columns.start;
-            while j < self.columns.end {
-                let whole = j + COLUMNS <= self.columns.end;
-                for block in k_blocks(k) {
-                    for rows in row_tiles(m, S::DOT_ROWS) {
-                        let tile = Tile {
-                            k: block.len(),
-                            x: self.product.x.as_ptr().add(rows.start * x_stride + block.start),
-                            x_stride,
-                            w: self.w.as_ptr().add(j * w_stride + block.start),
-                            w_stride,
-                            y: self.product.y.pointer().add(rows.start * y_stride + j),
-                            y_stride,
-                            add: accumulate || block.start > 0,
-                        };
-                        if whole {
-                            tile.run::<S>(rows.len());
-                        } else {
-                            for i in 0..rows.len() {
-                                for c in 0..self.columns.end - j {
-                                    Tile {
-                                        x: tile.x.add(i * x_stride),
-                                        w: tile.w.add(c * w_stride),
-                                        y: tile.y.add(i * y_stride + c),
-                                        ..tile
-                                    }
-                                    .single::<S>();
-                                }
-                            }
-                        }
+        let Range { start, end } = self.columns;
+        for j in (start..end).step_by(DIRECT_COLUMNS) {
+            for block in k_blocks(k) {
+                // SAFETY: rows and columns lie within the operands (asserted in `Product::run`); tasks have disjoint
+                // columns.
+                unsafe {
+                    Dots {
+                        k: block.len(),
+                        x: self.product.x.as_ptr().add(block.start),
+                        x_stride,
+                        w: self.w.as_ptr().add(j * w_stride + block.start),
+                        w_stride,
+                        y: self.product.y.pointer().add(j),
+                        y_stride,
+                        add: accumulate || block.start > 0,
                     }
+                    .run::<S>(m, (end - j).min(DIRECT_COLUMNS));
                 }
-                j += COLUMNS;
             }
         }
     }
@@ -240,44 +218,23 @@ impl<W: Element> Kernel for Packed<'_, W> {
                 let source = (self.columns.start + j) * w_stride + block.start;
                 widen::<S, W>(&self.w[source..source + block.len()], &mut self.packed_w[j * width..(j + 1) * width]);
             }
-            let mut tiles = row_tiles(self.part.len(), S::DOT_ROWS).peekable();
-            while tiles.peek().is_some() {
-                let group = tiles.clone().take(TILE_GROUP);
-                for j in (0..n).step_by(COLUMNS) {
-                    for rows in group.clone() {
-                        let row = self.part.start + rows.start;
-                        // SAFETY: packed rows are `width` long; y is in bounds (asserted in `Product::run`) and
-                        // tasks have disjoint rows or columns.
-                        unsafe {
-                            let tile = Tile {
-                                k: width,
-                                x: self.packed_x.as_ptr().add(block.start * self.m + row * width),
-                                x_stride: width,
-                                w: self.packed_w.as_ptr().add(j * width),
-                                w_stride: width,
-                                y: self.product.y.pointer().add((self.first + row) * y_stride + self.columns.start + j),
-                                y_stride,
-                                add: accumulate || block.start > 0,
-                            };
-                            if j + COLUMNS <= n {
-                                tile.run::<S>(rows.len());
-                            } else {
-                                for i in 0..rows.len() {
-                                    for c in 0..n - j {
-                                        Tile {
-                                            x: tile.x.add(i * width),
-                                            w: tile.w.add(c * width),
-                                            y: tile.y.add(i * y_stride + c),
-                                            ..tile
-                                        }
-                                        .single::<S>();
-                                    }
-                                }
-                            }
-                        }
+            let group = TILE_GROUP * S::DOT_ROWS;
+            for i in self.part.clone().step_by(group) {
+                // SAFETY: packed rows are `width` long; y is in bounds (asserted in `Product::run`) and tasks have
+                // disjoint rows or columns.
+                unsafe {
+                    Dots {
+                        k: width,
+                        x: self.packed_x.as_ptr().add(block.start * self.m + i * width),
+                        x_stride: width,
+                        w: self.packed_w.as_ptr(),
+                        w_stride: width,
+                        y: self.product.y.pointer().add((self.first + i) * y_stride + self.columns.start),
+                        y_stride,
+                        add: accumulate || block.start > 0,
                     }
+                    .run::<S>((self.part.end - i).min(group), n);
                 }
-                tiles.by_ref().take(TILE_GROUP).for_each(drop);
             }
         }
     }
