@@ -3,10 +3,13 @@
 //! Rooms, in the order data flows (a room knows only those above it): [`device`], [`ops`], [`model`],
 //! [`generate`], [`train`], [`data`], [`judge`], [`attack`], [`experiment`], [`run`], [`report`], [`cli`].
 
+pub mod data;
 pub mod device;
 pub mod error;
+pub mod experiment;
+pub mod judge;
 pub mod model;
-
 pub mod ops;
+pub mod rng;
 
 pub use error::{Error, Result};
