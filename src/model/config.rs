@@ -1,6 +1,26 @@
 //! `config.json`: the shape of a model, with every architecture's differences resolved into plain fields.
 
+mod generation;
+mod rope;
+
+pub use generation::GenerationConfig;
+
+use super::json::{self, Keys};
 use crate::ops::glu::Activation;
+use crate::{Error, Result};
+use std::fmt::Display;
+use std::path::Path;
+
+/// Upper bounds far beyond any real model, so that no product of sizes overflows.
+mod limit {
+    pub const VOCAB: usize = 1 << 24;
+    pub const HIDDEN: usize = 1 << 20;
+    pub const INTERMEDIATE: usize = 1 << 22;
+    pub const LAYERS: usize = 10_000;
+    pub const HEADS: usize = 1 << 14;
+    pub const HEAD_DIM: usize = 1 << 12;
+    pub const POSITIONS: usize = 1 << 31;
+}
 
 /// The architectures this crate runs. Anything else is refused by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +31,67 @@ pub enum Architecture {
     Qwen3,
     Gemma,
     Gemma2,
+}
+
+impl Architecture {
+    pub const ALL: [Self; 6] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::Gemma, Self::Gemma2];
+
+    /// The name in `config.json`'s `architectures`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForCausalLM",
+            Self::Mistral => "MistralForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
+            Self::Gemma => "GemmaForCausalLM",
+            Self::Gemma2 => "Gemma2ForCausalLM",
+        }
+    }
+
+    /// The name in `config.json`'s `model_type`.
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Mistral => "mistral",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+            Self::Gemma => "gemma",
+            Self::Gemma2 => "gemma2",
+        }
+    }
+
+    fn from_keys(keys: Keys) -> Result<Self> {
+        let supported = || Self::ALL.map(Self::name).join(", ");
+        let listed = keys.list("architectures")?.and_then(|names| names.first()).map(|name| match name.as_str() {
+            Some(name) => Ok(name),
+            None => Err(keys.error("architectures", "must be a list of strings")),
+        });
+        let (key, name) = match listed.transpose()? {
+            Some(name) => ("architectures", name),
+            None => ("model_type", keys.text("model_type")?.unwrap_or_default()),
+        };
+        if name.is_empty() {
+            return Err(Error::input(keys.place, "names no architecture; is it the config.json of a language model?"));
+        }
+        let found =
+            Self::ALL.into_iter().find(|this| this.name() == name || key == "model_type" && this.model_type() == name);
+        let found = found.ok_or_else(|| {
+            Error::input(keys.place, format!("architecture {name} is not supported; supported are {}", supported()))
+        })?;
+        match keys.text("model_type")? {
+            Some(kind) if kind != found.model_type() => Err(Error::input(
+                keys.place,
+                format!("`architectures` says {} but `model_type` says {kind}", found.name()),
+            )),
+            _ => Ok(found),
+        }
+    }
+}
+
+impl Display for Architecture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// A decoder-only transformer's shape, resolved from `config.json`: no field needs the architecture to be interpreted.
@@ -39,6 +120,8 @@ pub struct Config {
     pub norm_offset: f32,
     pub hidden_activation: Activation,
     /// Factor on embeddings: sqrt(hidden_size) for Gemma, else 1.
+    ///
+    /// `transformers` rounds it to the dtype of the embedding before it multiplies: 55.4256 is 55.5 in bf16.
     pub embedding_scale: f32,
     /// Factor on q.k.
     pub attention_scale: f32,
@@ -53,6 +136,104 @@ pub struct Config {
 }
 
 impl Config {
+    /// Reads `config.json` in the model folder `dir`.
+    pub fn load(dir: &Path) -> Result<Self> {
+        if !dir.is_dir() {
+            return Err(Error::input(dir.display(), "no such folder; give the path of a Hugging Face model folder"));
+        }
+        let path = dir.join("config.json");
+        if !path.exists() {
+            return Err(Error::input(
+                dir.display(),
+                "holds no config.json; give the path of a Hugging Face model folder",
+            ));
+        }
+        Self::from_json(&path.display(), &json::read_text(&path)?)
+    }
+
+    /// Resolves the text of a `config.json`; `place` names the file in errors. Keys that are absent or null take the
+    /// defaults of `transformers`' configuration classes.
+    pub fn from_json(place: &dyn Display, text: &str) -> Result<Self> {
+        let json = json::parse_object(place, text)?;
+        let keys = Keys { place, map: &json };
+        let architecture = Architecture::from_keys(keys)?;
+        let defaults = Defaults::of(architecture);
+        let gemma = matches!(architecture, Architecture::Gemma | Architecture::Gemma2);
+        refuse_what_is_missing(keys)?;
+
+        let required =
+            |key: &str, limit| keys.size(key, limit)?.ok_or_else(|| Error::input(place, format!("`{key}` is missing")));
+        let vocab_size = required("vocab_size", limit::VOCAB)?;
+        let hidden_size = required("hidden_size", limit::HIDDEN)?;
+        let intermediate_size = required("intermediate_size", limit::INTERMEDIATE)?;
+        let num_hidden_layers = required("num_hidden_layers", limit::LAYERS)?;
+        let num_attention_heads = required("num_attention_heads", limit::HEADS)?;
+        let num_key_value_heads = match keys.size("num_key_value_heads", limit::HEADS)? {
+            Some(heads) => heads,
+            None if json.contains_key("num_key_value_heads") => num_attention_heads,
+            None => defaults.key_value_heads.unwrap_or(num_attention_heads),
+        };
+        if !num_attention_heads.is_multiple_of(num_key_value_heads) {
+            return Err(keys.error(
+                "num_attention_heads",
+                format_args!("is {num_attention_heads}, not a multiple of num_key_value_heads, {num_key_value_heads}"),
+            ));
+        }
+        let head_dim = match keys.size("head_dim", limit::HEAD_DIM)?.or(defaults.head_dim) {
+            Some(head_dim) => head_dim,
+            None if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
+            None => {
+                return Err(keys.error(
+                    "hidden_size",
+                    format_args!("is {hidden_size}, not a multiple of num_attention_heads, {num_attention_heads}"),
+                ));
+            }
+        };
+        if !head_dim.is_multiple_of(2) || head_dim > limit::HEAD_DIM {
+            return Err(
+                keys.error("head_dim", format_args!("is {head_dim} but must be even and at most {}", limit::HEAD_DIM))
+            );
+        }
+        let max_position_embeddings =
+            keys.size("max_position_embeddings", limit::POSITIONS)?.unwrap_or(defaults.positions);
+        let attention_bias = architecture.has_attention_bias_key() && keys.bool("attention_bias")?.unwrap_or(false);
+        let scale_base = match architecture {
+            Architecture::Gemma2 => keys.positive("query_pre_attn_scalar")?.unwrap_or(256.0),
+            _ => head_dim as f64,
+        };
+        let softcap = |key: &str, default| match architecture {
+            Architecture::Gemma2 if !json.contains_key(key) => Ok(Some(default)),
+            Architecture::Gemma2 => Ok(keys.positive(key)?.map(|cap| cap as f32)),
+            _ => Ok::<_, Error>(None),
+        };
+        Ok(Self {
+            architecture,
+            vocab_size,
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers,
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
+            max_position_embeddings,
+            rms_norm_eps: keys.positive("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+            inv_freq: rope::inverse_frequencies(keys, head_dim, max_position_embeddings)?,
+            tie_word_embeddings: keys.bool("tie_word_embeddings")?.unwrap_or(gemma),
+            qkv_bias: attention_bias || architecture == Architecture::Qwen2,
+            o_bias: attention_bias,
+            qk_norm: architecture == Architecture::Qwen3,
+            norm_offset: if gemma { 1.0 } else { 0.0 },
+            hidden_activation: activation(keys, architecture)?,
+            embedding_scale: if gemma { (hidden_size as f64).sqrt() as f32 } else { 1.0 },
+            attention_scale: scale_base.powf(-0.5) as f32,
+            attn_logit_softcapping: softcap("attn_logit_softcapping", 50.0)?,
+            final_logit_softcapping: softcap("final_logit_softcapping", 30.0)?,
+            post_norms: architecture == Architecture::Gemma2,
+            sliding_window: sliding_windows(keys, architecture, num_hidden_layers)?,
+            json,
+        })
+    }
+
     /// Name and shape (`[rows, cols]`; vectors are `[1, n]`) of every parameter, in file order, as Hugging Face names them.
     pub fn parameters(&self) -> Vec<(String, [usize; 2])> {
         let hidden = self.hidden_size;
@@ -90,4 +271,107 @@ impl Config {
         }
         list
     }
+}
+
+/// What `transformers` assumes for absent keys, where architectures differ.
+struct Defaults {
+    /// `None`: as many as there are heads.
+    key_value_heads: Option<usize>,
+    /// `None`: `hidden_size / num_attention_heads`.
+    head_dim: Option<usize>,
+    positions: usize,
+}
+
+impl Defaults {
+    fn of(architecture: Architecture) -> Self {
+        let (key_value_heads, head_dim, positions) = match architecture {
+            Architecture::Llama => (None, None, 2048),
+            Architecture::Mistral => (Some(8), None, 131_072),
+            Architecture::Qwen2 => (Some(32), None, 32_768),
+            Architecture::Qwen3 => (Some(32), Some(128), 32_768),
+            Architecture::Gemma => (Some(16), Some(256), 8192),
+            Architecture::Gemma2 => (Some(4), Some(256), 8192),
+        };
+        Self { key_value_heads, head_dim, positions }
+    }
+}
+
+impl Architecture {
+    /// `attention_bias` means something: `transformers` ignores it in Mistral and Qwen2.
+    fn has_attention_bias_key(self) -> bool {
+        !matches!(self, Self::Mistral | Self::Qwen2)
+    }
+}
+
+/// Refuses, by name, variants of the supported architectures that this crate does not compute.
+fn refuse_what_is_missing(keys: Keys) -> Result<()> {
+    for (key, what) in [
+        ("mlp_bias", "biases in the feed-forward layers are"),
+        ("use_bidirectional_attention", "attention to later tokens is"),
+    ] {
+        if keys.bool(key)?.unwrap_or(false) {
+            return Err(keys.error(key, format_args!("is true, and {what} not supported")));
+        }
+    }
+    if keys.get("quantization_config").is_some() {
+        return Err(keys.error("quantization_config", "is set; give a checkpoint in f32, bf16 or f16"));
+    }
+    Ok(())
+}
+
+fn activation(keys: Keys, architecture: Architecture) -> Result<Activation> {
+    let (key, default) = match architecture {
+        Architecture::Gemma2 => ("hidden_activation", "gelu_pytorch_tanh"),
+        Architecture::Gemma => ("hidden_act", "gelu_pytorch_tanh"),
+        _ => ("hidden_act", "silu"),
+    };
+    match keys.text(key)?.unwrap_or(default) {
+        "silu" | "swish" => Ok(Activation::Silu),
+        "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+        // The first Gemma releases say "gelu" and mean the tanh approximation; `transformers` reads them so too.
+        "gelu" if architecture == Architecture::Gemma => Ok(Activation::GeluTanh),
+        other => Err(keys.error(key, format_args!("is `{other}`; supported are silu and gelu_pytorch_tanh"))),
+    }
+}
+
+/// The window of each layer.
+fn sliding_windows(keys: Keys, architecture: Architecture, layers: usize) -> Result<Vec<Option<usize>>> {
+    let window = match keys.size("sliding_window", limit::POSITIONS)? {
+        None if !keys.map.contains_key("sliding_window") => Some(4096),
+        other => other,
+    };
+    let windowed: Box<dyn Fn(usize) -> bool> = match architecture {
+        Architecture::Llama | Architecture::Gemma => return Ok(vec![None; layers]),
+        Architecture::Mistral => return Ok(vec![window; layers]),
+        Architecture::Qwen2 | Architecture::Qwen3 => {
+            if !keys.bool("use_sliding_window")?.unwrap_or(false) {
+                return Ok(vec![None; layers]);
+            }
+            let first = match keys.get("max_window_layers") {
+                None => 28,
+                Some(value) => {
+                    value.as_u64().ok_or_else(|| keys.error("max_window_layers", "must be a whole number"))?
+                }
+            };
+            Box::new(move |layer| layer as u64 >= first)
+        }
+        Architecture::Gemma2 => Box::new(|layer| layer % 2 == 0),
+    };
+    let Some(types) = keys.list("layer_types")? else {
+        return Ok((0..layers).map(|layer| window.filter(|_| windowed(layer))).collect());
+    };
+    if types.len() != layers {
+        return Err(
+            keys.error("layer_types", format_args!("has {} entries but there are {layers} layers", types.len()))
+        );
+    }
+    let window_of = |kind: &serde_json::Value| match kind.as_str() {
+        Some("sliding_attention") => Ok(window),
+        Some("full_attention") => Ok(None),
+        _ => Err(keys.error(
+            "layer_types",
+            format_args!("has an entry {kind}; supported are sliding_attention and full_attention"),
+        )),
+    };
+    types.iter().map(window_of).collect()
 }

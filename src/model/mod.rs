@@ -1,5 +1,16 @@
 //! Model folders in Hugging Face's layout, and the transformer itself.
 
 pub mod config;
+pub mod init;
+pub mod json;
+pub mod load;
+pub mod parameters;
+pub mod tokenizer;
+pub mod transformer;
+pub mod weights;
 
-pub use config::Config;
+pub use config::{Architecture, Config, GenerationConfig};
+pub use parameters::Parameters;
+pub use tokenizer::Tokenizer;
+pub use transformer::Transformer;
+pub use weights::Weights;

@@ -12,6 +12,7 @@ pub mod linear_kl;
 pub mod rmsnorm;
 pub mod rope;
 pub mod rows;
+pub mod sampling;
 
 use crate::device::Backend;
 
@@ -29,6 +30,7 @@ pub trait Ops:
     + rmsnorm::RmsNorm
     + rope::Rope
     + rows::Rows
+    + sampling::Sampling
 {
 }
 
@@ -45,5 +47,6 @@ impl<D> Ops for D where
         + rmsnorm::RmsNorm
         + rope::Rope
         + rows::Rows
+        + sampling::Sampling
 {
 }

@@ -1,6 +1,7 @@
 //! Causal attention over ragged batches, forward and backward, and over a paged cache.
 
 mod cpu;
+mod tile;
 
 use crate::Result;
 use crate::device::{Backend, Tensor};
@@ -98,6 +99,9 @@ pub trait Attention: Backend {
 
     /// Copies page `from` of a cache to page `to` (copy on write, where a branch splits a page).
     fn cache_copy_page(&self, cache: &mut Tensor<Self>, from: usize, to: usize) -> Result<()>;
+
+    /// A cache of `num_pages` pages that starts with the pages of `cache`.
+    fn cache_grow(&self, cache: &Tensor<Self>, num_pages: usize) -> Result<Tensor<Self>>;
 
     /// Attention of new rows over the cache, which already holds their own keys and values.
     /// Equal to [`Attention::attention`] bit for bit.

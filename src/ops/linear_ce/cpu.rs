@@ -1,1 +1,167 @@
+//! Cross-entropy on the CPU: a tile of the vocabulary at a time, all tokens of a chunk at once.
 
+use super::tiles::{Absorb, Online, TOKEN_CHUNK, VOCABULARY_TILE, apply_softcap, vocabulary_tiles};
+use super::{CeOutput, IGNORE, LinearCe};
+use crate::Result;
+use crate::device::cpu::gemm::{gemm_nn, gemm_nt, gemm_tn};
+use crate::device::cpu::simd::{Kernel, Simd};
+use crate::device::{Backend, Cpu, DType, Tensor};
+use rayon::prelude::*;
+
+/// Logits become `coefficient * (p_v - [v = label])`, times the softcap's derivative.
+struct LogitGradient<'a> {
+    logits: &'a mut [f32],
+    softcap: Option<f32>,
+    lse: f32,
+    coefficient: f32,
+    /// The label as an offset into this tile, if it lies in it.
+    label: Option<usize>,
+}
+
+impl Kernel for LogitGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Self { logits, softcap, lse, coefficient, label } = self;
+        let label_logit = label.map(|label| logits[label]);
+        let whole = logits.len() / S::LANES * S::LANES;
+        let slope = |z: f32| softcap.map_or(1.0, |cap| 1.0 - (z / cap) * (z / cap));
+        // SAFETY: whole registers within `logits`; the rest is handled by scalars.
+        unsafe {
+            for j in (0..whole).step_by(S::LANES) {
+                let pointer = logits.as_mut_ptr().add(j);
+                let z = S::load(pointer);
+                let mut gradient = S::mul(S::splat(coefficient), S::exp(S::sub(z, S::splat(lse))));
+                if let Some(cap) = softcap {
+                    let ratio = S::mul(z, S::splat(1.0 / cap));
+                    gradient = S::mul(gradient, S::sub(S::splat(1.0), S::mul(ratio, ratio)));
+                }
+                S::store(pointer, gradient);
+            }
+        }
+        for z in &mut logits[whole..] {
+            *z = coefficient * (*z - lse).exp() * slope(*z);
+        }
+        if let (Some(label), Some(z)) = (label, label_logit) {
+            // p - 1 for the label, without the cancellation of subtracting 1 from a rounded p.
+            logits[label] = coefficient * (z - lse).exp_m1() * slope(z);
+        }
+    }
+}
+
+impl LinearCe for Cpu {
+    fn linear_ce(
+        &self,
+        hidden: &Tensor<Self>,
+        w: &Tensor<Self>,
+        softcap: Option<f32>,
+        labels: &Vec<u32>,
+        output: CeOutput<'_, Self>,
+    ) -> Result<()> {
+        let (tokens, size, vocab) = (hidden.rows(), hidden.cols(), w.rows());
+        assert_eq!(w.cols(), size, "hidden size of the unembedding");
+        assert_eq!(labels.len(), tokens, "one label a token");
+        let (x, w) = (hidden.buffer.f32(), w.buffer.view());
+        let CeOutput { lse, logprob, mut entropy, mut rank } = output;
+        let mut buffer = self.alloc(DType::F32, tokens.min(TOKEN_CHUNK) * VOCABULARY_TILE)?;
+        let mut states = [Online::EMPTY; TOKEN_CHUNK];
+        let mut label_logits = [0.0_f32; TOKEN_CHUNK];
+        for first in (0..tokens).step_by(TOKEN_CHUNK) {
+            let count = TOKEN_CHUNK.min(tokens - first);
+            let labels = &labels[first..first + count];
+            let x = &x[first * size..(first + count) * size];
+            let states = &mut states[..count];
+            let label_logits = &mut label_logits[..count];
+            states.fill(Online::EMPTY);
+            for (start, end) in vocabulary_tiles(vocab) {
+                let logits = &mut buffer.f32_mut()[..count * (end - start)];
+                let w = w.slice(start * size..end * size);
+                gemm_nt(self.isa(), count, end - start, size, x, size, w, size, logits, end - start, false);
+                apply_softcap(logits, softcap);
+                let rows = logits.par_chunks(end - start).zip(states.par_iter_mut());
+                rows.zip(labels.par_iter().zip(label_logits.par_iter_mut())).for_each(
+                    |((logits, state), (&label, label_logit))| {
+                        *state = self.isa().run(Absorb { logits, state: *state });
+                        if (start..end).contains(&(label as usize)) {
+                            *label_logit = logits[label as usize - start];
+                        }
+                    },
+                );
+            }
+            for (i, state) in states.iter().enumerate() {
+                let lse_i = state.lse();
+                lse.buffer.f32_mut()[first + i] = lse_i;
+                logprob.buffer.f32_mut()[first + i] =
+                    if labels[i] == IGNORE { 0.0 } else { (label_logits[i] - lse_i).min(0.0) };
+                if let Some(entropy) = &mut entropy {
+                    entropy.buffer.f32_mut()[first + i] = state.entropy();
+                }
+            }
+            if let Some(rank) = &mut rank {
+                // The label's logit is known only now: the tiles are computed again, with the same bits.
+                let ranks = &mut rank.buffer.f32_mut()[first..first + count];
+                ranks.fill(0.0);
+                for (start, end) in vocabulary_tiles(vocab) {
+                    let logits = &mut buffer.f32_mut()[..count * (end - start)];
+                    let w = w.slice(start * size..end * size);
+                    gemm_nt(self.isa(), count, end - start, size, x, size, w, size, logits, end - start, false);
+                    apply_softcap(logits, softcap);
+                    let rows = logits.par_chunks(end - start).zip(ranks.par_iter_mut());
+                    rows.zip(label_logits.par_iter()).for_each(|((logits, rank), &label_logit)| {
+                        *rank += logits.iter().filter(|&&z| z > label_logit).count() as f32;
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn linear_ce_backward(
+        &self,
+        hidden: &Tensor<Self>,
+        w: &Tensor<Self>,
+        softcap: Option<f32>,
+        labels: &Vec<u32>,
+        lse: &Tensor<Self>,
+        coefficient: &Tensor<Self>,
+        dhidden: &mut Tensor<Self>,
+        mut dw: Option<&mut Tensor<Self>>,
+    ) -> Result<()> {
+        let (tokens, size, vocab) = (hidden.rows(), hidden.cols(), w.rows());
+        assert_eq!(hidden.shape(), dhidden.shape(), "dhidden is like hidden");
+        let (x, w) = (hidden.buffer.f32(), w.buffer.view());
+        let (lse, coefficient) = (lse.buffer.f32(), coefficient.buffer.f32());
+        let mut buffer = self.alloc(DType::F32, tokens.min(TOKEN_CHUNK) * VOCABULARY_TILE)?;
+        for first in (0..tokens).step_by(TOKEN_CHUNK) {
+            let count = TOKEN_CHUNK.min(tokens - first);
+            let range = first..first + count;
+            let x = &x[first * size..(first + count) * size];
+            let dx = &mut dhidden.buffer.f32_mut()[first * size..(first + count) * size];
+            for (start, end) in vocabulary_tiles(vocab) {
+                let width = end - start;
+                let logits = &mut buffer.f32_mut()[..count * width];
+                let w = w.slice(start * size..end * size);
+                gemm_nt(self.isa(), count, width, size, x, size, w, size, logits, width, false);
+                apply_softcap(logits, softcap);
+                let rows = logits.par_chunks_mut(width).zip(labels[range.clone()].par_iter());
+                rows.zip(lse[range.clone()].par_iter().zip(coefficient[range.clone()].par_iter())).for_each(
+                    |((logits, &label), (&lse, &coefficient))| {
+                        if label == IGNORE || coefficient == 0.0 {
+                            logits.fill(0.0);
+                            return;
+                        }
+                        let label = (start..end).contains(&(label as usize)).then(|| label as usize - start);
+                        self.isa().run(LogitGradient { logits, softcap, lse, coefficient, label });
+                    },
+                );
+                gemm_nn(self.isa(), count, size, width, logits, width, w, size, dx, size, start > 0);
+                if let Some(dw) = &mut dw {
+                    let dw = &mut dw.buffer.f32_mut()[start * size..end * size];
+                    gemm_tn(self.isa(), width, size, count, logits, width, x, size, dw, size, true);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,7 @@
+//! Generation: prompts as branches of one tree over a paged cache, rows refilled as they finish.
+
+mod engine;
+mod pages;
+mod tree;
+
+pub use engine::{Completion, Engine, Finish, Request, Stats};

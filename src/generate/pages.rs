@@ -1,0 +1,80 @@
+//! Pages of the key/value cache: who holds which, and copying where a branch splits one.
+
+use crate::Result;
+use crate::model::transformer::KvCache;
+use crate::ops::Ops;
+use crate::ops::attention::PAGE;
+
+/// The pages of one sequence, in order, and how many positions of them are filled.
+#[derive(Default)]
+pub(super) struct PageTable {
+    pub pages: Vec<u32>,
+    pub length: usize,
+}
+
+/// The cache and its free pages. A page is shared by reference count and never written while shared.
+pub(super) struct PagePool<D: Ops> {
+    pub cache: KvCache<D>,
+    device: D,
+    references: Vec<u32>,
+    free: Vec<u32>,
+}
+
+impl<D: Ops> PagePool<D> {
+    pub fn new(device: D, cache: KvCache<D>) -> Self {
+        let count = cache.num_pages();
+        Self { cache, device, references: vec![0; count], free: (0..count as u32).rev().collect() }
+    }
+
+    fn take(&mut self) -> Result<u32> {
+        if self.free.is_empty() {
+            let count = self.references.len();
+            let grown = (2 * count).max(16);
+            self.cache.grow(&self.device, grown)?;
+            self.references.resize(grown, 0);
+            self.free.extend((count as u32..grown as u32).rev());
+        }
+        let page = self.free.pop().expect("the pool has just grown");
+        self.references[page as usize] = 1;
+        Ok(page)
+    }
+
+    /// A table with the same positions: whole pages are shared, the last one is copied if it is not full.
+    pub fn fork(&mut self, table: &PageTable) -> Result<PageTable> {
+        let whole = table.length / PAGE;
+        let mut pages = table.pages[..whole].to_vec();
+        for &page in &pages {
+            self.references[page as usize] += 1;
+        }
+        if table.length % PAGE > 0 {
+            let copy = self.take()?;
+            self.cache.copy_page(&self.device, table.pages[whole] as usize, copy as usize)?;
+            pages.push(copy);
+        }
+        Ok(PageTable { pages, length: table.length })
+    }
+
+    /// Makes room for `count` more positions.
+    pub fn extend(&mut self, table: &mut PageTable, count: usize) -> Result<()> {
+        while table.pages.len() * PAGE < table.length + count {
+            table.pages.push(self.take()?);
+        }
+        Ok(())
+    }
+
+    pub fn release(&mut self, table: PageTable) {
+        for page in table.pages {
+            let references = &mut self.references[page as usize];
+            *references -= 1;
+            if *references == 0 {
+                self.free.push(page);
+            }
+        }
+    }
+
+    /// Pages in use.
+    #[cfg(test)]
+    pub fn used(&self) -> usize {
+        self.references.iter().filter(|&&count| count > 0).count()
+    }
+}

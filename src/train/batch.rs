@@ -1,0 +1,140 @@
+//! Training examples and the batches they are packed into.
+
+use crate::Result;
+use crate::device::Backend;
+use crate::model::transformer::Batch;
+use crate::rng::Philox;
+
+/// One sequence to learn from. Tokens before `first_label` are context only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    /// Prompt and response; the response's last token is the end of its turn.
+    pub tokens: Vec<u32>,
+    /// Index into `tokens` of the first one that is learned; at least 1.
+    pub first_label: usize,
+    /// Response position (from 1) of the token at `first_label`: 1, unless the response's start is context too.
+    pub first_position: usize,
+}
+
+impl Example {
+    /// `prompt` as context, `response` learned.
+    pub fn new(prompt: &[u32], response: &[u32]) -> Self {
+        let tokens = [prompt, response].concat();
+        Self { tokens, first_label: prompt.len().max(1), first_position: if prompt.is_empty() { 2 } else { 1 } }
+    }
+
+    /// Cut to at most `max_length` tokens, at the end.
+    pub fn truncate(mut self, max_length: usize) -> Self {
+        self.tokens.truncate(max_length);
+        self
+    }
+
+    /// Number of learned tokens.
+    pub fn labels(&self) -> usize {
+        self.tokens.len().saturating_sub(self.first_label)
+    }
+}
+
+/// Examples laid end to end on a device, with their labels.
+pub struct TrainBatch<D: Backend> {
+    pub batch: Batch<D>,
+    /// The rows of hidden states that predict a label.
+    pub rows: D::Indices,
+    /// The label of each of those rows.
+    pub labels: D::Indices,
+    /// Response position (from 1) of each label.
+    pub positions: Vec<usize>,
+    /// Labels of each example, in order: `positions` is cut into runs of these lengths.
+    pub counts: Vec<usize>,
+}
+
+impl<D: Backend> TrainBatch<D> {
+    pub fn new(device: &D, examples: &[&Example]) -> Result<Self> {
+        // The last token predicts nothing: it is a label only.
+        let inputs: Vec<&[u32]> = examples.iter().map(|e| &e.tokens[..e.tokens.len().saturating_sub(1)]).collect();
+        let (mut rows, mut labels, mut positions) = (Vec::new(), Vec::new(), Vec::new());
+        let mut offset = 0;
+        for (example, input) in examples.iter().zip(&inputs) {
+            for index in example.first_label..example.tokens.len() {
+                rows.push((offset + index - 1) as u32);
+                labels.push(example.tokens[index]);
+                positions.push(example.first_position + index - example.first_label);
+            }
+            offset += input.len();
+        }
+        Ok(Self {
+            batch: Batch::new(device, &inputs)?,
+            rows: device.indices(&rows)?,
+            labels: device.indices(&labels)?,
+            positions,
+            counts: examples.iter().map(|example| example.labels()).collect(),
+        })
+    }
+
+    /// Number of labels.
+    pub fn labels_len(&self) -> usize {
+        self.positions.len()
+    }
+}
+
+/// Cuts a list of sequence lengths into runs of at most `limit` tokens (or one sequence, if it alone is longer).
+pub fn token_batches(lengths: impl IntoIterator<Item = usize>, limit: usize) -> Vec<std::ops::Range<usize>> {
+    let mut batches: Vec<std::ops::Range<usize>> = Vec::new();
+    let mut tokens = 0;
+    for (i, length) in lengths.into_iter().enumerate() {
+        match batches.last_mut() {
+            Some(batch) if tokens + length <= limit => batch.end = i + 1,
+            _ => {
+                batches.push(i..i + 1);
+                tokens = 0;
+            }
+        }
+        tokens += length;
+    }
+    batches
+}
+
+/// The order in which `count` examples are visited in an epoch: a Fisher-Yates shuffle of (seed, epoch).
+pub fn epoch_order(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    let mut rng = Philox::new(seed, crate::rng::stream(["epoch"]).wrapping_add(epoch));
+    for i in (1..count).rev() {
+        order.swap(i, rng.below(i + 1));
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_cover_all_within_the_limit() {
+        assert_eq!(token_batches([3, 3, 3, 10, 1, 1], 6), [0..2, 2..3, 3..4, 4..6]);
+        assert_eq!(token_batches([], 6), []);
+    }
+
+    #[test]
+    fn an_epoch_visits_each_once_and_seeds_differ() {
+        let mut order = epoch_order(100, 1, 0);
+        assert_ne!(order, epoch_order(100, 1, 1));
+        assert_ne!(order, epoch_order(100, 2, 0));
+        assert_eq!(order, epoch_order(100, 1, 0));
+        order.sort_unstable();
+        assert!(order.into_iter().eq(0..100));
+    }
+
+    #[test]
+    fn labels_are_the_response_and_its_end() {
+        let example = Example::new(&[1, 2, 3], &[7, 8, 9]);
+        assert_eq!((example.first_label, example.labels()), (3, 3));
+        let device = crate::device::Cpu::new();
+        let other = Example::new(&[4], &[5, 6]);
+        let batch = TrainBatch::new(&device, &[&example, &other]).unwrap();
+        assert_eq!(batch.batch.ids, [1, 2, 3, 7, 8, 4, 5]);
+        assert_eq!(batch.rows, [2, 3, 4, 5, 6]);
+        assert_eq!(batch.labels, [7, 8, 9, 5, 6]);
+        assert_eq!(batch.positions, [1, 2, 3, 1, 2]);
+        assert_eq!(example.truncate(2).labels(), 0);
+    }
+}
