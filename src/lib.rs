@@ -3,13 +3,18 @@
 //! Rooms, in the order data flows (a room knows only those above it): [`device`], [`ops`], [`model`],
 //! [`generate`], [`train`], [`data`], [`judge`], [`attack`], [`experiment`], [`run`], [`report`], [`cli`].
 
+pub mod attack;
+pub mod data;
 pub mod device;
 pub mod error;
+pub mod experiment;
 pub mod generate;
+pub mod judge;
 pub mod model;
-
 pub mod ops;
+pub mod report;
 pub mod rng;
+pub mod run;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, DynamicCache
 
-COLUMNS = "impl,device,isa,dtype,threads,model,workload,median_s,tokens_per_s,gflop_per_s,peak_rss_mb".split(",")
+COLUMNS = "impl,device,isa,dtype,threads,model,workload,median_s,tokens_per_s,gflop_per_s,peak_rss_mb,anon_rss_mb".split(",")
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -113,6 +113,12 @@ def isa(dtype):
     return name
 
 
+def anonymous_mb():
+    """Resident memory that is not mapped files, now, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:")), 0)
+
+
 def measure(args):
     """One workload in this process; returns the CSV row."""
     torch.set_num_threads(args.threads)
@@ -142,6 +148,7 @@ def measure(args):
         f"{count / median:.1f}",
         f"{flop / median / 1e9:.1f}",
         f"{peak:.0f}",
+        f"{anonymous_mb():.0f}",
     ]
 
 

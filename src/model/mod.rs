@@ -1,6 +1,7 @@
 //! Model folders in Hugging Face's layout, and the transformer itself.
 
 pub mod config;
+pub mod init;
 pub mod json;
 pub mod load;
 pub mod message;

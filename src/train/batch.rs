@@ -77,6 +77,23 @@ impl<D: Backend> TrainBatch<D> {
     }
 }
 
+/// Cuts a list of sequence lengths into runs of at most `limit` tokens (or one sequence, if it alone is longer).
+pub fn token_batches(lengths: impl IntoIterator<Item = usize>, limit: usize) -> Vec<std::ops::Range<usize>> {
+    let mut batches: Vec<std::ops::Range<usize>> = Vec::new();
+    let mut tokens = 0;
+    for (i, length) in lengths.into_iter().enumerate() {
+        match batches.last_mut() {
+            Some(batch) if tokens + length <= limit => batch.end = i + 1,
+            _ => {
+                batches.push(i..i + 1);
+                tokens = 0;
+            }
+        }
+        tokens += length;
+    }
+    batches
+}
+
 /// The order in which `count` examples are visited in an epoch: a Fisher-Yates shuffle of (seed, epoch).
 pub fn epoch_order(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
@@ -85,4 +102,39 @@ pub fn epoch_order(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
         order.swap(i, rng.below(i + 1));
     }
     order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_cover_all_within_the_limit() {
+        assert_eq!(token_batches([3, 3, 3, 10, 1, 1], 6), [0..2, 2..3, 3..4, 4..6]);
+        assert!(token_batches([], 6).is_empty());
+    }
+
+    #[test]
+    fn an_epoch_visits_each_once_and_seeds_differ() {
+        let mut order = epoch_order(100, 1, 0);
+        assert_ne!(order, epoch_order(100, 1, 1));
+        assert_ne!(order, epoch_order(100, 2, 0));
+        assert_eq!(order, epoch_order(100, 1, 0));
+        order.sort_unstable();
+        assert!(order.into_iter().eq(0..100));
+    }
+
+    #[test]
+    fn labels_are_the_response_and_its_end() {
+        let example = Example::new(&[1, 2, 3], &[7, 8, 9]);
+        assert_eq!((example.first_label, example.labels()), (3, 3));
+        let device = crate::device::Cpu::new();
+        let other = Example::new(&[4], &[5, 6]);
+        let batch = TrainBatch::new(&device, &[&example, &other]).unwrap();
+        assert_eq!(batch.batch.ids, [1, 2, 3, 7, 8, 4, 5]);
+        assert_eq!(batch.rows, [2, 3, 4, 5, 6]);
+        assert_eq!(batch.labels, [7, 8, 9, 5, 6]);
+        assert_eq!(batch.positions, [1, 2, 3, 1, 2]);
+        assert_eq!(example.truncate(2).labels(), 0);
+    }
 }

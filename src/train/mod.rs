@@ -1,8 +1,10 @@
-//! Training: examples and batches, the objectives of the paper, the schedule and the optimizer loop.
+//! Training: examples and batches, the objectives of the paper, the schedule, the optimizer loop and its saved state.
 
 pub mod batch;
 pub mod objective;
 pub mod schedule;
+pub mod scoring;
+pub mod state;
 pub mod trainer;
 
 pub use batch::{Example, TrainBatch};

@@ -4,6 +4,7 @@ pub mod gemm;
 mod isa;
 mod memory;
 pub mod parallel;
+pub mod scratch;
 pub mod simd;
 
 pub use isa::Isa;

@@ -29,6 +29,20 @@ impl<'a, T> Shared<'a, T> {
         Self { pointer: slice.as_mut_ptr(), len: slice.len(), lifetime: std::marker::PhantomData }
     }
 
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The first element's address. Whoever writes through it keeps within the slice and to places of their own.
+    pub fn pointer(&self) -> *mut T {
+        self.pointer
+    }
+
     /// The elements `range`.
     ///
     /// # Safety

@@ -24,8 +24,13 @@ pub trait Simd: Copy + Send + Sync + 'static {
     type V: Copy;
     /// Lanes in a register.
     const LANES: usize;
-    /// Rows of the dot-product tile that keep the register file full (see `gemm`).
-    const DOT_TILE: (usize, usize);
+    /// Rows of `gemm`'s dot-product tile, four columns wide, whose accumulators fill the register file.
+    const DOT_ROWS: usize;
+    /// Rows of `gemm`'s outer-product tile, two registers wide, whose accumulators fill the register file.
+    const OUTER_ROWS: usize;
+
+    /// Runs a kernel in a function of its own, so that registers are allocated for its loops alone.
+    unsafe fn call<K: Kernel>(kernel: K) -> K::Output;
 
     unsafe fn zero() -> Self::V;
     unsafe fn splat(value: f32) -> Self::V;
@@ -43,7 +48,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// The larger of each lane; `b` where either is NaN.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller of each lane; `b` where either is NaN.
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, fused where the instruction set has it.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
@@ -54,6 +61,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn exp2_int(n: Self::V) -> Self::V;
     /// Sum of all lanes, in a fixed order (a tree).
     unsafe fn sum(a: Self::V) -> f32;
+    /// The sums of four vectors, each bit for bit what [`Simd::sum`] gives.
+    unsafe fn sum4(a: [Self::V; 4]) -> [f32; 4];
     /// Largest lane.
     unsafe fn max_lane(a: Self::V) -> f32;
 
@@ -64,10 +73,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn exp(x: Self::V) -> Self::V {
         // SAFETY: pure lane arithmetic, allowed by this function's own contract.
         unsafe {
-            let clamped = Self::min(Self::max(x, Self::splat(-87.336_54)), Self::splat(88.0));
+            let clamped = Self::min(Self::splat(88.0), Self::max(Self::splat(-87.336_54), x));
             let n = Self::round(Self::mul(clamped, Self::splat(std::f32::consts::LOG2_E)));
             // ln 2 in two parts, so that n * ln 2 is subtracted without rounding.
-            let r = Self::fma(n, Self::splat(-0.693_359_375), clamped);
+            let r = Self::fma(n, Self::splat(-355.0 / 512.0), clamped);
             let r = Self::fma(n, Self::splat(2.121_944_4e-4), r);
             let mut p = Self::splat(1.987_569_2e-4);
             for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5] {
@@ -83,12 +92,62 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn zero_below(x: Self::V, bound: f32, value: Self::V) -> Self::V;
 }
 
+/// A type that weights are stored in.
+///
+/// # Safety
+/// As for [`Simd`]: the instruction set must be there, and `S::LANES` (or `count`) elements readable.
+#[allow(clippy::missing_safety_doc)]
+pub trait Element: Copy + Send + Sync + 'static {
+    /// `S::LANES` values, widened.
+    unsafe fn load<S: Simd>(source: *const Self) -> S::V;
+    /// `count < S::LANES` values, widened; the other lanes are zero.
+    unsafe fn load_partial<S: Simd>(source: *const Self, count: usize) -> S::V;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(source: *const Self) -> S::V {
+        // SAFETY: the contract of `Element`.
+        unsafe { S::load(source) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial<S: Simd>(source: *const Self, count: usize) -> S::V {
+        // SAFETY: the contract of `Element`.
+        unsafe { S::load_partial(source, count) }
+    }
+}
+
+macro_rules! half_element {
+    ($type:ty, $load:ident) => {
+        impl Element for $type {
+            #[inline(always)]
+            unsafe fn load<S: Simd>(source: *const Self) -> S::V {
+                // SAFETY: the contract of `Element`.
+                unsafe { S::$load(source) }
+            }
+            #[inline(always)]
+            unsafe fn load_partial<S: Simd>(source: *const Self, count: usize) -> S::V {
+                // No instruction set has more lanes.
+                let mut whole = [<$type>::ZERO; 16];
+                // SAFETY: `count` elements are readable by the contract; `whole` holds a full register.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(source, whole.as_mut_ptr(), count);
+                    S::$load(whole.as_ptr())
+                }
+            }
+        }
+    };
+}
+
+half_element!(bf16, load_bf16);
+half_element!(f16, load_f16);
+
 impl Isa {
     /// Runs `kernel` compiled for this instruction set.
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
-            Self::Scalar => kernel.run::<Portable>(),
+            Self::Scalar => run_portable(kernel),
             // SAFETY: a `Cpu` is made only with an available `Isa` (`Cpu::with_isa` asserts it).
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { run_avx2(kernel) },
@@ -99,6 +158,11 @@ impl Isa {
             _ => unreachable!("no such instruction set on this architecture"),
         }
     }
+}
+
+#[inline(never)]
+fn run_portable<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Portable>()
 }
 
 /// 8 lanes of plain Rust; the compiler vectorises it with what the target's baseline has.
@@ -113,8 +177,13 @@ fn lanes(f: impl Fn(usize) -> f32) -> [f32; 8] {
 impl Simd for Portable {
     type V = [f32; 8];
     const LANES: usize = 8;
-    const DOT_TILE: (usize, usize) = (2, 2);
+    const DOT_ROWS: usize = 2;
+    const OUTER_ROWS: usize = 2;
 
+    #[inline(always)]
+    unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+        run_portable(kernel)
+    }
     #[inline(always)]
     unsafe fn zero() -> Self::V {
         [0.0; 8]
@@ -148,7 +217,7 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn load_bf16(source: *const bf16) -> Self::V {
         // SAFETY: 8 readable elements, by the contract of `load_bf16`.
-        lanes(|i| unsafe { (*source.add(i)).to_f32() })
+        lanes(|i| f32::from_bits(u32::from(unsafe { (*source.add(i)).to_bits() }) << 16))
     }
     #[inline(always)]
     unsafe fn load_f16(source: *const f16) -> Self::V {
@@ -200,6 +269,11 @@ impl Simd for Portable {
         ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))
     }
     #[inline(always)]
+    unsafe fn sum4(a: [Self::V; 4]) -> [f32; 4] {
+        // SAFETY: pure arithmetic.
+        unsafe { [Self::sum(a[0]), Self::sum(a[1]), Self::sum(a[2]), Self::sum(a[3])] }
+    }
+    #[inline(always)]
     unsafe fn max_lane(a: Self::V) -> f32 {
         a.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
@@ -223,11 +297,13 @@ mod x86 {
     use half::{bf16, f16};
     use std::arch::x86_64::*;
 
+    #[inline(never)]
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<Avx2>()
     }
 
+    #[inline(never)]
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
     pub(super) unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<Avx512>()
@@ -246,11 +322,37 @@ mod x86 {
         unsafe { _mm256_loadu_si256(MASK.as_ptr().add(8 - count).cast()) }
     }
 
+    /// (0 + 2) + (1 + 3).
+    #[inline(always)]
+    unsafe fn sum_lanes(four: __m128) -> f32 {
+        unsafe {
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    /// (low + high of a | low + high of b).
+    #[inline(always)]
+    unsafe fn fold_256(a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_add_ps(_mm256_blend_ps::<0xF0>(a, b), _mm256_permute2f128_ps::<0x21>(a, b)) }
+    }
+
+    /// (low + high of a | low + high of b).
+    #[inline(always)]
+    unsafe fn fold_512(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xEE>(a, b)) }
+    }
+
     impl Simd for Avx2 {
         type V = __m256;
         const LANES: usize = 8;
-        const DOT_TILE: (usize, usize) = (4, 3);
+        const DOT_ROWS: usize = 3;
+        const OUTER_ROWS: usize = 6;
 
+        #[inline(always)]
+        unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+            unsafe { run_avx2(kernel) }
+        }
         #[inline(always)]
         unsafe fn zero() -> __m256 {
             unsafe { _mm256_setzero_ps() }
@@ -331,10 +433,16 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn sum(a: __m256) -> f32 {
+            unsafe { sum_lanes(_mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a))) }
+        }
+        #[inline(always)]
+        unsafe fn sum4(a: [__m256; 4]) -> [f32; 4] {
             unsafe {
-                let four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
-                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-                _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+                let (ac, bd) = (fold_256(a[0], a[2]), fold_256(a[1], a[3]));
+                // (0 + 2 of a, 0 + 2 of b, 1 + 3 of a, 1 + 3 of b | the same of c, d): the tree of `sum_lanes`.
+                let pairs = _mm256_add_ps(_mm256_unpacklo_ps(ac, bd), _mm256_unpackhi_ps(ac, bd));
+                let (ab, cd) = (_mm256_castps256_ps128(pairs), _mm256_extractf128_ps::<1>(pairs));
+                std::mem::transmute(_mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab)))
             }
         }
         #[inline(always)]
@@ -358,8 +466,13 @@ mod x86 {
     impl Simd for Avx512 {
         type V = __m512;
         const LANES: usize = 16;
-        const DOT_TILE: (usize, usize) = (6, 4);
+        const DOT_ROWS: usize = 6;
+        const OUTER_ROWS: usize = 12;
 
+        #[inline(always)]
+        unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+            unsafe { run_avx512(kernel) }
+        }
         #[inline(always)]
         unsafe fn zero() -> __m512 {
             unsafe { _mm512_setzero_ps() }
@@ -440,7 +553,22 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn sum(a: __m512) -> f32 {
-            unsafe { _mm512_reduce_add_ps(a) }
+            unsafe {
+                let eight = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
+                Avx2::sum(eight)
+            }
+        }
+        #[inline(always)]
+        unsafe fn sum4(a: [__m512; 4]) -> [f32; 4] {
+            unsafe {
+                let (ab, cd) = (fold_512(a[0], a[1]), fold_512(a[2], a[3]));
+                let four = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xDD>(ab, cd));
+                // Quarters of `four` are now four lanes of a, b, c and d: finish as `sum_lanes` does.
+                let two = _mm512_add_ps(four, _mm512_permute_ps::<0b01_00_11_10>(four));
+                let one = _mm512_add_ps(two, _mm512_permute_ps::<0b10_11_00_01>(two));
+                let picked = _mm512_maskz_compress_ps(0b0001_0001_0001_0001, one);
+                std::mem::transmute(_mm512_castps512_ps128(picked))
+            }
         }
         #[inline(always)]
         unsafe fn max_lane(a: __m512) -> f32 {

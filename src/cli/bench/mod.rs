@@ -1,0 +1,57 @@
+//! `safedepth bench`: how fast, and how far from what the machine can do.
+
+mod kernels;
+mod workloads;
+
+use super::Global;
+use crate::Result;
+use crate::device::Cpu;
+use clap::{Args, Subcommand};
+use std::time::Instant;
+
+/// Time every operation (kernels), or whole workloads on a model folder (model).
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum What {
+    Kernels(kernels::Arguments),
+    Model(workloads::Arguments),
+}
+
+pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
+    match &arguments.what {
+        What::Kernels(arguments) => kernels::run(global, &device, arguments),
+        What::Model(arguments) => workloads::run(global, device, arguments),
+    }
+}
+
+/// Median seconds of `repeats` runs after `warmup` uncounted ones.
+fn median_seconds(warmup: usize, repeats: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    for _ in 0..warmup {
+        work()?;
+    }
+    let mut times = Vec::with_capacity(repeats);
+    for _ in 0..repeats {
+        let start = Instant::now();
+        work()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    let middle = times.len() / 2;
+    Ok(if times.len().is_multiple_of(2) { f64::midpoint(times[middle - 1], times[middle]) } else { times[middle] })
+}
+
+/// Most memory this process has had resident, MiB.
+fn peak_rss_mb() -> f64 {
+    status_kib("VmHWM:").unwrap_or(0.0) / 1024.0
+}
+
+/// A line of `/proc/self/status`, KiB; `None` where there is no such file.
+fn status_kib(name: &str) -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix(name)?.trim().trim_end_matches(" kB").parse().ok())
+}

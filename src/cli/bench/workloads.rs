@@ -1,0 +1,181 @@
+//! `safedepth bench model`: the workloads that `benches/peers` runs in PyTorch, in the same CSV columns.
+
+use super::{median_seconds, peak_rss_mb, status_kib};
+use crate::cli::Global;
+use crate::device::{Cpu, DType, Tensor};
+use crate::experiment::token_kl;
+use crate::generate::{Engine, Request};
+use crate::model::transformer::{Batch, Keep};
+use crate::model::{Config, Transformer};
+use crate::ops::sampling::SamplingParams;
+use crate::rng::Philox;
+use crate::train::trainer::Group;
+use crate::train::{Example, Hyper, Objective, Trainer};
+use crate::{Error, Result};
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+
+/// Time prefill, decoding, training and KL on a model folder; prints CSV.
+///
+/// Columns: impl, device, isa, dtype, threads, model, workload, median_s, tokens_per_s, gflop_per_s, peak_rss_mb and
+/// anon_rss_mb (memory that is not mapped files, at the end). `benches/peers/README.md` says what each workload is.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Arguments {
+    /// Model folder in Hugging Face's layout.
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Which workload; peak memory is a process's, so run each in a process of its own.
+    #[arg(long)]
+    workload: Workload,
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    warmup: usize,
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    repeats: usize,
+    /// Leave out the line of column names.
+    #[arg(long)]
+    no_header: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Workload {
+    #[value(name = "prefill_1x512")]
+    Prefill,
+    #[value(name = "decode_16x64")]
+    Decode,
+    #[value(name = "train_4x128")]
+    Train,
+    #[value(name = "kl_8x256")]
+    Kl,
+}
+
+impl Workload {
+    fn name(self) -> String {
+        self.to_possible_value().expect("no value is skipped").get_name().to_owned()
+    }
+}
+
+/// Floating-point operations of a forward pass: tokens that see `contexts` keys each, logits at `logits` positions.
+pub(super) fn forward_flop(config: &Config, contexts: impl Iterator<Item = usize>, logits: usize) -> f64 {
+    let matrices = config.parameters().into_iter().filter(|(name, [rows, _])| name.contains("layers.") && *rows > 1);
+    let weights: usize = matrices.map(|(_, [rows, cols])| rows * cols).sum();
+    let (mut tokens, mut keys) = (0, 0);
+    for context in contexts {
+        tokens += 1;
+        keys += context;
+    }
+    let attention = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * keys;
+    (2 * weights * tokens + attention + 2 * config.vocab_size * config.hidden_size * logits) as f64
+}
+
+fn causal(rows: usize, length: usize) -> impl Iterator<Item = usize> {
+    (0..rows).flat_map(move |_| 1..=length)
+}
+
+fn random_ids(config: &Config, rows: usize, length: usize) -> Vec<Vec<u32>> {
+    let mut rng = Philox::new(1, 0);
+    (0..rows).map(|_| (0..length).map(|_| rng.below(config.vocab_size) as u32).collect()).collect()
+}
+
+pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
+    if arguments.repeats == 0 {
+        return Err(Error::Usage("--repeats must be at least 1".into()));
+    }
+    let isa = device.isa();
+    let model = Transformer::load(device, &arguments.model, global.dtype.dtype())?;
+    let dtype = match model.parameters.embed_tokens.dtype() {
+        DType::F32 => "f32",
+        DType::BF16 => "bf16",
+        DType::F16 => "f16",
+    };
+    let (warmup, repeats) = (arguments.warmup, arguments.repeats);
+    let (median, tokens, flop) = match arguments.workload {
+        Workload::Prefill => prefill(&model, warmup, repeats)?,
+        Workload::Decode => decode(&model, warmup, repeats)?,
+        Workload::Train => train(model, warmup, repeats)?,
+        Workload::Kl => kl(model, warmup, repeats)?,
+    };
+    if !arguments.no_header {
+        println!(
+            "impl,device,isa,dtype,threads,model,workload,median_s,tokens_per_s,gflop_per_s,peak_rss_mb,anon_rss_mb"
+        );
+    }
+    println!(
+        "safedepth-{},cpu,{isa},{dtype},{},{},{},{median:.4},{:.1},{:.1},{:.0},{:.0}",
+        env!("CARGO_PKG_VERSION"),
+        rayon::current_num_threads(),
+        arguments.model.canonicalize().unwrap_or_default().file_name().unwrap_or_default().to_string_lossy(),
+        arguments.workload.name(),
+        tokens as f64 / median,
+        flop / median / 1e9,
+        peak_rss_mb(),
+        status_kib("RssAnon:").unwrap_or(0.0) / 1024.0,
+    );
+    Ok(())
+}
+
+fn prefill(model: &Transformer<Cpu>, warmup: usize, repeats: usize) -> Result<(f64, usize, f64)> {
+    let ids = random_ids(&model.config, 1, 512);
+    let median = median_seconds(warmup, repeats, || {
+        let batch = Batch::new(&model.device, &[&ids[0]])?;
+        let (hidden, _) = model.forward(&batch, Keep::Nothing)?;
+        model.logits(&model.final_norm(&hidden, &vec![511], 1)?)?;
+        Ok(())
+    })?;
+    Ok((median, 512, forward_flop(&model.config, causal(1, 512), 1)))
+}
+
+fn decode(model: &Transformer<Cpu>, warmup: usize, repeats: usize) -> Result<(f64, usize, f64)> {
+    let (rows, prompt, new) = (16, 32, 64);
+    let requests: Vec<Request> = random_ids(&model.config, rows, prompt)
+        .into_iter()
+        .enumerate()
+        .map(|(example, prompt)| Request {
+            example: example as u64,
+            setting: 0,
+            sample: 0,
+            prompt,
+            prefill: 0,
+            params: SamplingParams::GREEDY,
+            max_new_tokens: new,
+            stop: Vec::new(),
+        })
+        .collect();
+    let median = median_seconds(warmup, repeats, || {
+        Engine::default().generate(model, &requests, |_| ())?;
+        Ok(())
+    })?;
+    Ok((median, rows * new, forward_flop(&model.config, causal(rows, prompt + new - 1), rows * new)))
+}
+
+fn train(model: Transformer<Cpu>, warmup: usize, repeats: usize) -> Result<(f64, usize, f64)> {
+    let config = model.config.clone();
+    let dtype = model.parameters.embed_tokens.dtype();
+    let mut trainer = Trainer::new(model.into_owned(Some(dtype))?, Hyper::default())?;
+    let examples: Vec<Example> =
+        random_ids(&config, 4, 129).into_iter().map(|ids| Example::new(&ids[..1], &ids[1..])).collect();
+    let median = median_seconds(warmup, repeats, || {
+        let group = Group { examples: examples.iter().collect(), reference: Vec::new(), weight: 1.0 };
+        trainer.step(&[group], Objective::Sft, examples.len(), 2e-5)?;
+        Ok(())
+    })?;
+    Ok((median, 512, 3.0 * forward_flop(&config, causal(4, 128), 512)))
+}
+
+fn kl(model: Transformer<Cpu>, warmup: usize, repeats: usize) -> Result<(f64, usize, f64)> {
+    let mut other = model.try_clone()?;
+    for (i, parameter) in other.parameters.iter_mut().enumerate() {
+        let mut values = parameter.to_vec(&model.device)?;
+        let mut rng = Philox::new(2, i as u64);
+        values.iter_mut().for_each(|value| *value *= 1.0 + 1e-3 * (2.0 * rng.uniform() - 1.0));
+        *parameter =
+            Tensor::from_slice(&model.device, parameter.dtype(), parameter.rows(), parameter.cols(), &values)?;
+    }
+    // One token of prompt; the next after the last is scored too, so that every position counts.
+    let ids = random_ids(&model.config, 8, 257);
+    let pairs: Vec<(&[u32], &[u32], &[u32])> = ids.iter().map(|ids| (&ids[..1], &ids[..1], &ids[1..])).collect();
+    let median = median_seconds(warmup, repeats, || {
+        token_kl::per_token(&model, &other, &pairs, |_| ())?;
+        Ok(())
+    })?;
+    Ok((median, 2048, 2.0 * forward_flop(&model.config, causal(8, 256), 2048)))
+}

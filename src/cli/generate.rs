@@ -1,0 +1,174 @@
+//! `safedepth generate`: continuations of prompts.
+
+use super::Global;
+use super::loading::LoadedModel;
+use crate::data::pairs::{self, Pair};
+use crate::device::Cpu;
+use crate::generate::{Engine, Finish, Request};
+use crate::model::message::Message;
+use crate::ops::sampling::SamplingParams;
+use crate::{Error, Result};
+use clap::Args;
+use serde::Serialize;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Generate answers to one prompt, or to a file of them.
+///
+/// The output does not depend on how prompts are batched: a row's tokens are the same alone and among thousands.
+#[derive(Clone, Debug, Args, Serialize)]
+pub(crate) struct Arguments {
+    /// Model folder in Hugging Face's layout.
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// The user's message.
+    #[arg(long, value_name = "TEXT", required_unless_present = "input", conflicts_with = "input")]
+    prompt: Option<String>,
+    /// JSONL file of prompts: {"prompt": ...} or {"messages": [...]}, with an optional "id".
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// System message for every prompt that has none.
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Put these words into the model's mouth: tokenized alone, appended to the prompt.
+    #[arg(long, value_name = "TEXT")]
+    prefill: Option<String>,
+    /// Chat template: auto (the folder's own), llama2, gemma, alpaca, plain or a Jinja file.
+    #[arg(long, default_value = "auto", value_name = "TEMPLATE")]
+    template: String,
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    max_new_tokens: usize,
+    /// 0 is greedy: the most likely token, always.
+    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    temperature: f32,
+    /// Sample from the smallest set of tokens with this total probability; 1 is off.
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    top_p: f32,
+    /// Sample from the K most likely tokens; 0 is off.
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    top_k: usize,
+    /// Penalty on tokens already in prompt or output; 1 is off.
+    #[arg(long, default_value_t = 1.0, value_name = "R")]
+    repetition_penalty: f32,
+    /// Answers to each prompt.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    samples: u16,
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    seed: u64,
+    /// Rows decoded together; results do not depend on it.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    max_rows: usize,
+    /// JSONL file for the answers; by default standard output.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// One line of output.
+#[derive(Serialize)]
+struct Answer<'a> {
+    id: &'a str,
+    sample: u16,
+    prompt: &'a str,
+    prefill: &'a str,
+    /// What the model wrote, special tokens left out.
+    response: String,
+    new_tokens: usize,
+    finish: &'static str,
+}
+
+/// Refuses sampling parameters that mean nothing.
+pub(super) fn check_sampling(params: &SamplingParams) -> Result<()> {
+    let refuse = |what: &str| Err(Error::Usage(what.to_owned()));
+    if !(params.temperature.is_finite() && params.temperature >= 0.0) {
+        return refuse("--temperature must be 0 (greedy) or more");
+    }
+    if !(params.top_p > 0.0 && params.top_p <= 1.0) {
+        return refuse("--top-p must be above 0 and at most 1");
+    }
+    if !(params.repetition_penalty.is_finite() && params.repetition_penalty > 0.0) {
+        return refuse("--repetition-penalty must be above 0");
+    }
+    Ok(())
+}
+
+pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
+    let params = SamplingParams {
+        temperature: arguments.temperature,
+        top_k: arguments.top_k,
+        top_p: arguments.top_p,
+        repetition_penalty: arguments.repetition_penalty,
+    };
+    check_sampling(&params)?;
+    if arguments.max_rows == 0 || arguments.samples == 0 {
+        return Err(Error::Usage("--max-rows and --samples must be at least 1".into()));
+    }
+    let mut inputs: Vec<Pair> = match (&arguments.input, &arguments.prompt) {
+        (Some(path), _) => pairs::read(path)?,
+        (None, prompt) => vec![Pair {
+            id: "1".into(),
+            messages: vec![Message::user(prompt.clone().unwrap_or_default())],
+            response: None,
+        }],
+    };
+    if let Some(system) = &arguments.system {
+        for input in &mut inputs {
+            if input.messages.first().is_none_or(|message| message.role() != "system") {
+                input.messages.insert(0, Message::system(system.clone()));
+            }
+        }
+    }
+    let loaded = LoadedModel::open(global, &device, &arguments.model, &arguments.template)?;
+    let prefill_text = arguments.prefill.as_deref().unwrap_or_default();
+    let prefill = loaded.prompter.response_ids(prefill_text)?;
+    let mut requests = Vec::new();
+    for input in &inputs {
+        let prompt = loaded.prompter.prompt(&input.messages)?;
+        let prompt = loaded.prompter.prefill_ids(&prompt, &prefill)?.ids;
+        let example = crate::rng::stream([input.id.as_str()]);
+        requests.extend((0..arguments.samples).map(|sample| Request {
+            example,
+            setting: 0,
+            sample,
+            prompt: prompt.clone(),
+            prefill: prefill.len(),
+            params,
+            max_new_tokens: arguments.max_new_tokens,
+            stop: loaded.prompter.stop_ids().to_vec(),
+        }));
+    }
+    let engine = Engine { seed: arguments.seed, max_rows: arguments.max_rows, ..Engine::default() };
+    let bar = global.console().bar("generate", requests.len());
+    let (completions, _) = engine.generate(&loaded.model, &requests, |done| bar.set(done))?;
+    drop(bar);
+
+    let mut lines = Vec::new();
+    for (i, completion) in completions.iter().enumerate() {
+        let (input, sample) = (&inputs[i / arguments.samples as usize], (i % arguments.samples as usize) as u16);
+        let answer = Answer {
+            id: &input.id,
+            sample,
+            prompt: input.last_user(),
+            prefill: prefill_text,
+            response: loaded.prompter.tokenizer.decode(&completion.tokens, true)?,
+            new_tokens: completion.tokens.len(),
+            finish: match completion.finish {
+                Finish::Stop => "stop",
+                Finish::Length => "length",
+                Finish::Context => "context",
+            },
+        };
+        let plain = arguments.output.is_none() && arguments.input.is_none() && !global.json;
+        if plain {
+            let _ = writeln!(lines, "{prefill_text}{}", answer.response);
+        } else {
+            let _ = writeln!(lines, "{}", serde_json::to_string(&answer).expect("an answer is plain data"));
+        }
+    }
+    match &arguments.output {
+        Some(path) => {
+            crate::run::write_atomic(path, &lines)?;
+            super::write_resolved(path, global, "generate", arguments)
+        }
+        None => std::io::stdout().write_all(&lines).map_err(Error::io("write", "standard output")),
+    }
+}

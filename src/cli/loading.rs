@@ -1,0 +1,45 @@
+//! A model folder with everything the command line needs of it.
+
+use super::Global;
+use crate::device::Cpu;
+use crate::model::{Prompter, Transformer};
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// A model with its tokenizer and chat template.
+pub(super) struct LoadedModel {
+    pub dir: PathBuf,
+    pub model: Transformer<Cpu>,
+    pub prompter: Prompter,
+}
+
+impl LoadedModel {
+    /// Loads the folder `dir` with the chat template named `template` (auto: the folder's own).
+    pub fn open(global: &Global, device: &Cpu, dir: &Path, template: &str) -> Result<Self> {
+        let model = Transformer::load(device.clone(), dir, global.dtype.dtype())?;
+        let prompter = Prompter::load(dir, &model.config, template)?;
+        Ok(Self { dir: dir.to_owned(), model, prompter })
+    }
+
+    /// Fails unless both models give the same numbers to the same words.
+    pub fn check_same_tokenizer(&self, other: &Self) -> Result<()> {
+        let (ours, theirs) = (self.model.config.vocab_size, other.model.config.vocab_size);
+        if ours != theirs {
+            return Err(Error::input(
+                other.dir.display(),
+                format!(
+                    "has a vocabulary of {theirs}, but {} has {ours}: compare models that share a tokenizer",
+                    self.dir.display()
+                ),
+            ));
+        }
+        let probe = "Sure, here is how: 1) wait, 2) listen. I cannot help with that; naïve 日本 🙂\n\tend";
+        if self.prompter.response_ids(probe)? != other.prompter.response_ids(probe)? {
+            return Err(Error::input(
+                other.dir.display(),
+                format!("has another tokenizer than {}: compare models that share one", self.dir.display()),
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,210 @@
+//! The command line: one file a subcommand.
+
+mod bench;
+mod config_file;
+mod demo;
+mod generate;
+mod info;
+mod kl;
+mod loading;
+mod score;
+mod suite;
+mod synth;
+mod train;
+
+use crate::device::Cpu;
+use crate::device::cpu::Isa;
+use crate::run::{Console, Manifest};
+use crate::{Error, Result};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Measures how many tokens deep a language model's safety goes, attacks it, and mends it.
+///
+/// Start with `safedepth demo`: it trains two small models of a fictional, harmless world and shows the paper's first
+/// three experiments on them. Then point `safedepth suite` at a pair of your own models (Hugging Face folders).
+#[derive(Debug, Parser)]
+#[command(name = "safedepth", version, args_override_self = true, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every subcommand.
+#[derive(Clone, Debug, Args, Serialize)]
+pub(crate) struct Global {
+    /// Threads to compute with; results do not depend on it.
+    #[arg(long, global = true, value_name = "N", help_heading = "Global options", default_value_t = default_threads())]
+    #[serde(skip)]
+    threads: usize,
+    /// Where to compute: auto, cpu.
+    #[arg(long, global = true, value_name = "DEVICE", help_heading = "Global options", default_value = "auto")]
+    device: String,
+    /// Type of the weights in memory; auto keeps the file's own.
+    #[arg(long, global = true, value_name = "TYPE", help_heading = "Global options", default_value = "auto")]
+    dtype: DTypeChoice,
+    /// Instruction set: auto, scalar, avx2, avx512 or avx512bf16. Equal sets give equal bytes.
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Global options", default_value = "auto")]
+    isa: String,
+    /// Print results as JSON lines.
+    #[arg(long, global = true, help_heading = "Global options")]
+    json: bool,
+    /// No progress bars and no notes on standard error.
+    #[arg(long, global = true, help_heading = "Global options")]
+    #[serde(skip)]
+    quiet: bool,
+    /// Read options from a TOML file: keys are option names, in a table named for the subcommand. Options on the
+    /// command line win.
+    #[arg(long, global = true, value_name = "FILE.toml", help_heading = "Global options")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+}
+
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Type of the weights in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum DTypeChoice {
+    Auto,
+    F32,
+    Bf16,
+}
+
+impl DTypeChoice {
+    fn dtype(self) -> Option<crate::device::DType> {
+        match self {
+            Self::Auto => None,
+            Self::F32 => Some(crate::device::DType::F32),
+            Self::Bf16 => Some(crate::device::DType::BF16),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Generate(generate::Arguments),
+    Score(score::Arguments),
+    Kl(kl::Arguments),
+    Train(train::Arguments),
+    Suite(suite::Arguments),
+    Demo(demo::Arguments),
+    Synth(synth::Arguments),
+    Info(info::Arguments),
+    Bench(bench::Arguments),
+}
+
+impl Global {
+    fn console(&self) -> Console {
+        Console::new(self.quiet)
+    }
+
+    /// The device asked for.
+    fn cpu(&self) -> Result<Cpu> {
+        match self.device.as_str() {
+            "auto" | "cpu" => {}
+            "cuda" => return Err(Error::Usage("this build has no CUDA backend yet: use --device cpu".into())),
+            name if name.starts_with("cuda:") => {
+                return Err(Error::Usage("this build has no CUDA backend yet: use --device cpu".into()));
+            }
+            name => return Err(Error::Usage(format!("unknown device \"{name}\": use auto or cpu"))),
+        }
+        if self.isa == "auto" {
+            return Ok(Cpu::new());
+        }
+        let isa: Isa = self.isa.parse().map_err(Error::Usage)?;
+        if !isa.is_available() {
+            let best = Isa::detect();
+            return Err(Error::Usage(format!("this CPU does not have {isa}: use --isa {best} or slower")));
+        }
+        Ok(Cpu::with_isa(isa))
+    }
+
+    fn manifest(&self, device: &Cpu) -> Manifest {
+        use crate::device::Backend;
+        Manifest {
+            version: env!("CARGO_PKG_VERSION").into(),
+            arguments: std::env::args().skip(1).collect(),
+            device: device.describe(),
+            isa: device.isa().to_string(),
+        }
+    }
+
+    /// One line on standard error, unless quiet.
+    fn note(&self, words: impl std::fmt::Display) {
+        if !self.quiet {
+            eprintln!("{words}");
+        }
+    }
+}
+
+/// Writes the resolved options beside an output: `OUTPUT.config.toml`, or `config.toml` in a folder.
+fn write_resolved(output: &Path, global: &Global, name: &str, arguments: &impl Serialize) -> Result<()> {
+    #[derive(Serialize)]
+    struct Resolved<'a, T> {
+        #[serde(flatten)]
+        global: &'a Global,
+        #[serde(flatten)]
+        command: std::collections::BTreeMap<&'a str, &'a T>,
+    }
+    let resolved = Resolved { global, command: [(name, arguments)].into() };
+    let text = toml::to_string(&resolved)
+        .map_err(|error| Error::input(output.display(), format!("cannot write the resolved options: {error}")))?;
+    let path = if output.is_dir() {
+        output.join("config.toml")
+    } else {
+        let mut name = output.file_name().unwrap_or_default().to_os_string();
+        name.push(".config.toml");
+        output.with_file_name(name)
+    };
+    crate::run::write_atomic(&path, text.as_bytes())
+}
+
+/// Parses the command line and runs it. The exit code is 0, 2 for wrong usage, 1 for every other failure.
+pub fn main() -> ExitCode {
+    let arguments = match config_file::expand(std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(error) => return fail(&error),
+    };
+    let cli = match Cli::command().try_get_matches_from(arguments).and_then(|m| Cli::from_arg_matches(&m)) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &Error) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(error.exit_code())
+}
+
+fn run(Cli { global, command }: Cli) -> Result<()> {
+    if global.threads == 0 {
+        return Err(Error::Usage("--threads must be at least 1".into()));
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(global.threads).build();
+    let pool = pool.map_err(|error| Error::Device(format!("cannot start {} threads: {error}", global.threads)))?;
+    pool.install(|| {
+        let device = global.cpu()?;
+        match command {
+            Command::Generate(arguments) => generate::run(&global, device, &arguments),
+            Command::Score(arguments) => score::run(&global, device, &arguments),
+            Command::Kl(arguments) => kl::run(&global, device, &arguments),
+            Command::Train(arguments) => train::run(&global, device, &arguments),
+            Command::Suite(arguments) => suite::run(&global, device, &arguments),
+            Command::Demo(arguments) => demo::run(&global, device, &arguments),
+            Command::Synth(arguments) => synth::run(&global, &arguments),
+            Command::Info(arguments) => info::run(&global, &arguments),
+            Command::Bench(arguments) => bench::run(&global, device, &arguments),
+        }
+    })
+}

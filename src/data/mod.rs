@@ -1,0 +1,3 @@
+//! What models are trained on and asked: the fictional world, and the file formats of the field.
+
+pub mod world;

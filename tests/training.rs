@@ -1,0 +1,151 @@
+//! Laws of a training step on whole models.
+
+mod support;
+
+use rayon::ThreadPoolBuilder;
+use safedepth::device::{Cpu, DType};
+use safedepth::model::Transformer;
+use safedepth::train::trainer::Group;
+use safedepth::train::{BetaSchedule, Example, Hyper, Objective, Trainer, scoring};
+use std::path::PathBuf;
+
+fn load(name: &str) -> Transformer<Cpu> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name);
+    Transformer::load(Cpu::new(), &folder, None).unwrap().into_owned(None).unwrap()
+}
+
+fn trainer(name: &str) -> Trainer<Cpu> {
+    Trainer::new(load(name), Hyper::default()).unwrap()
+}
+
+/// Ragged examples of 2 to 40 tokens.
+fn examples() -> Vec<Example> {
+    (0..6_u32)
+        .map(|i| {
+            let ids: Vec<u32> = (0..3 + 7 * i).map(|t| (t * 13 + i * 5 + 1) % 61).collect();
+            let cut = 1 + ids.len() / 3;
+            Example::new(&ids[..cut], &ids[cut..])
+        })
+        .collect()
+}
+
+fn group(examples: &[Example], weight: f32) -> Group<'_> {
+    Group { examples: examples.iter().collect(), reference: Vec::new(), weight }
+}
+
+/// All parameters as bits.
+fn bits(trainer: &Trainer<Cpu>) -> Vec<u32> {
+    let device = &trainer.model.device;
+    let values = trainer.model.parameters.iter().flat_map(|tensor| tensor.to_vec(device).unwrap());
+    values.map(f32::to_bits).collect()
+}
+
+fn gradients(trainer: &Trainer<Cpu>) -> Vec<f32> {
+    trainer.gradients.iter().flat_map(|tensor| tensor.to_vec(&trainer.model.device).unwrap()).collect()
+}
+
+#[test]
+fn a_batch_of_masked_labels_has_loss_and_gradient_zero() {
+    for name in ["llama", "gemma2"] {
+        let mut trainer = trainer(name);
+        let masked: Vec<Example> =
+            examples().into_iter().map(|e| Example { first_label: e.tokens.len(), ..e }).collect();
+        assert!(masked.iter().all(|example| example.labels() == 0));
+        let before = bits(&trainer);
+        for objective in [Objective::Sft, Objective::Constrained { betas: BetaSchedule::Paper, floor: 0.0 }] {
+            let report = trainer.step(&[group(&masked, 1.0)], objective, 3, 1e-3).unwrap();
+            assert_eq!((report.loss, report.grad_norm), (0.0, 0.0));
+        }
+        assert!(gradients(&trainer).iter().all(|&g| g == 0.0));
+        assert_eq!(bits(&trainer), before);
+    }
+}
+
+#[test]
+fn the_same_bytes_at_any_thread_count() {
+    let examples = examples();
+    for name in ["llama", "qwen3", "gemma2"] {
+        let run = |threads: usize| {
+            let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let mut trainer = trainer(name);
+                for _ in 0..3 {
+                    trainer.step(&[group(&examples, 1.0)], Objective::Sft, 4, 1e-3).unwrap();
+                }
+                bits(&trainer)
+            })
+        };
+        let one = run(1);
+        assert!(one == run(2) && one == run(3), "{name}");
+    }
+}
+
+#[test]
+fn recomputed_activations_give_the_same_bytes() {
+    let examples = examples();
+    for name in ["llama", "qwen3", "gemma2"] {
+        let run = |recompute: bool| {
+            let mut trainer = Trainer::new(load(name), Hyper { recompute, ..Hyper::default() }).unwrap();
+            trainer.step(&[group(&examples, 1.0)], Objective::Sft, 6, 1e-3).unwrap();
+            bits(&trainer)
+        };
+        assert!(run(false) == run(true), "{name}");
+    }
+}
+
+#[test]
+fn groups_are_weighted_token_means() {
+    let examples = examples();
+    let (first, second) = examples.split_at(2);
+    let mut trainer = trainer("llama");
+    let mut alone = |examples: &[Example]| {
+        let report = trainer.step(&[group(examples, 1.0)], Objective::Sft, 8, 0.0).unwrap();
+        (report.loss, gradients(&trainer))
+    };
+    let ((loss_a, grad_a), (loss_b, grad_b)) = (alone(first), alone(second));
+    let groups = [group(first, 0.2), group(second, 0.8)];
+    let report = trainer.step(&groups, Objective::Sft, 8, 0.0).unwrap();
+    assert!((report.loss - (0.2 * loss_a + 0.8 * loss_b)).abs() < 1e-6);
+    for ((&sum, a), b) in gradients(&trainer).iter().zip(grad_a).zip(grad_b) {
+        assert!((sum - (0.2 * a + 0.8 * b)).abs() < 1e-6 * (1.0 + sum.abs()));
+    }
+}
+
+#[test]
+fn constrained_training_starts_as_plain_training() {
+    // At theta = aligned every w_t is 1: the same gradient, and a loss of 0.
+    let examples = examples();
+    let mut trainer = trainer("llama");
+    let plain = trainer.step(&[group(&examples, 1.0)], Objective::Sft, 8, 0.0).unwrap();
+    let expected = gradients(&trainer);
+    let scores = scoring::score(&trainer.model, &examples, false, |_| ()).unwrap();
+    let reference: Vec<f32> = scores.into_iter().flat_map(|scores| scores.logprob).collect();
+    let group = Group { examples: examples.iter().collect(), reference, weight: 1.0 };
+    let objective = Objective::Constrained { betas: BetaSchedule::Paper, floor: 0.0 };
+    let report = trainer.step(&[group], objective, 8, 0.0).unwrap();
+    assert!(report.loss.abs() < 1e-5, "{}", report.loss);
+    assert!((report.grad_norm - plain.grad_norm).abs() < 1e-4 * plain.grad_norm);
+    for (ours, expected) in gradients(&trainer).iter().zip(&expected) {
+        assert!((ours - expected).abs() < 1e-5, "{ours} {expected}");
+    }
+}
+
+#[test]
+fn training_in_bf16_keeps_f32_masters_and_learns() {
+    let examples = examples();
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/llama");
+    let model = Transformer::load(Cpu::new(), &folder, Some(DType::BF16)).unwrap();
+    let mut trainer = Trainer::new(model.into_owned(Some(DType::BF16)).unwrap(), Hyper::default()).unwrap();
+    assert_eq!(trainer.model.parameters.embed_tokens.dtype(), DType::BF16);
+    let mut loss = Vec::new();
+    for _ in 0..20 {
+        loss.push(trainer.step(&[group(&examples, 1.0)], Objective::Sft, 8, 3e-3).unwrap().loss);
+    }
+    assert!(loss[19] < 0.7 * loss[0], "{loss:?}");
+    // The model's own weights are the masters, rounded.
+    let device = &trainer.model.device;
+    let master = trainer.masters.embed_tokens.as_ref().unwrap().to_vec(device).unwrap();
+    let own = trainer.model.parameters.embed_tokens.to_vec(device).unwrap();
+    assert!(own.iter().zip(&master).all(|(own, master)| *own == half::bf16::from_f32(*master).to_f32()));
+    assert!(own != master);
+}
