@@ -100,7 +100,7 @@ fn strings_and_ids_equal_transformers() {
 }
 
 #[test]
-fn the_built_in_llama2_and_gemma_are_the_golden_ones() {
+fn the_built_in_templates_are_the_golden_ones() {
     for name in ["llama2", "gemma"] {
         let built_in =
             std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("data/templates/{name}.jinja")));

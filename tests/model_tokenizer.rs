@@ -269,7 +269,7 @@ fn templates_come_from_the_folder_then_plain() {
     assert_eq!(choose(dir.path(), "gemma").unwrap(), "<s><start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n");
     assert_eq!(
         sentence(choose(dir.path(), "nowhere.jinja"), dir.path()),
-        "no template nowhere.jinja: give auto, llama2, gemma, chatml, alpaca, plain, or the path of a file"
+        "no template nowhere.jinja: give auto, llama2, llama3, mistral, gemma, chatml, alpaca, plain, or the path of a file"
     );
     let dir = changed("tokenizer_gpt2", &[("chat_template", json!([{"name": "x", "template": "y"}]))]);
     assert_eq!(

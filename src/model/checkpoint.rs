@@ -318,7 +318,7 @@ fn partial_name(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<()> {
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
     write_file(path, |file| Ok(file.write_all(format!("{value:#}\n").as_bytes())?))
 }
 

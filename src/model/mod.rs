@@ -8,6 +8,7 @@ pub mod load;
 pub mod message;
 pub mod parameters;
 pub mod prompt;
+pub mod synth;
 pub mod template;
 pub mod tokenizer;
 pub mod transformer;

@@ -32,8 +32,10 @@ struct BuiltIn {
     prefixed: bool,
 }
 
-const BUILT_IN: [BuiltIn; 5] = [
+const BUILT_IN: [BuiltIn; 7] = [
     BuiltIn { name: "llama2", source: include_str!("../../data/templates/llama2.jinja"), prefixed: false },
+    BuiltIn { name: "llama3", source: include_str!("../../data/templates/llama3.jinja"), prefixed: false },
+    BuiltIn { name: "mistral", source: include_str!("../../data/templates/mistral.jinja"), prefixed: false },
     BuiltIn { name: "gemma", source: include_str!("../../data/templates/gemma.jinja"), prefixed: false },
     BuiltIn { name: "chatml", source: include_str!("../../data/templates/chatml.jinja"), prefixed: false },
     BuiltIn { name: "alpaca", source: include_str!("../../data/templates/alpaca.jinja"), prefixed: true },
@@ -70,6 +72,11 @@ impl ChatTemplate {
             return Err(Error::Usage(format!("no template {choice}: give auto, {names}, or the path of a file")));
         }
         Self::compile(choice.to_owned(), json::read_text(path)?, tokenizer, false)
+    }
+
+    /// The source of a built-in template.
+    pub fn built_in(name: &str) -> Option<&'static str> {
+        BUILT_IN.iter().find(|template| template.name == name).map(|template| template.source)
     }
 
     /// A template from its source; `place` names it in errors.
