@@ -1,5 +1,6 @@
 //! Model folders in Hugging Face's layout, and the transformer itself.
 
+pub mod checkpoint;
 pub mod config;
 pub mod init;
 pub mod json;
