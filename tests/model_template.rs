@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use safedepth::model::{ChatTemplate, Message, Tokenizer};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use support_model::sentence;
 
 fn goldens() -> PathBuf {
@@ -30,7 +31,8 @@ fn messages(value: &Value) -> Vec<Message> {
 }
 
 fn template(source: &str) -> safedepth::Result<ChatTemplate> {
-    ChatTemplate::from_source("t.jinja", source, &tokenizer_with(&serde_json::json!({"bos_token": "<s>"})))
+    static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| tokenizer_with(&serde_json::json!({"bos_token": "<s>"})));
+    ChatTemplate::from_source("t.jinja", source, &TOKENIZER)
 }
 
 fn render(source: &str) -> safedepth::Result<String> {
@@ -118,11 +120,14 @@ fn a_template_that_never_ends_is_an_error() {
         "{% set ns = namespace(s='xx') %}{% for i in range(64) %}{% set ns.s = ns.s | replace('x', ns.s) %}{% endfor %}",
         "{% set ns = namespace(s='xx') %}{% for i in range(64) %}{% set ns.s = [ns.s, ns.s] | tojson %}{% endfor %}",
         "{% set ns = namespace(s=['x']) %}{% for i in range(64) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
+        // A string shared many times, nesting deeper than an ordinary stack.
+        "{{ ''.join(['x' * 1000000] * 100000) }}",
+        "{{ (['x' * 1000000] * 100000) | join }}",
+        "{% set ns = namespace(a=[]) %}{% for i in range(99999) %}{% for j in range(99999) %}{% set ns.a = [ns.a] %}{% endfor %}{% endfor %}",
         "{% set ns = namespace(s='x,') %}{% for i in range(64) %}{% set ns.s = ns.s ~ ns.s.rsplit(',') | join(ns.s) %}{% endfor %}",
     ] {
         let started = std::time::Instant::now();
         assert_eq!(refusal(source), message, "{source}");
-        eprintln!("{:?} {source}", started.elapsed());
         assert!(started.elapsed().as_secs() < 20, "{source} took {:?}", started.elapsed());
     }
 }
@@ -157,7 +162,10 @@ fn wrong_templates_say_where() {
         refusal("\n\n{{ messages[0].content | nofilter }}"),
         "t.jinja: the template fails at line 3: unknown filter: filter nofilter is unknown"
     );
-    assert_eq!(refusal("{{ messages.content.more }}"), "t.jinja: the template fails at line 1: undefined value");
+    assert_eq!(
+        refusal("{{ messages.content.more }}"),
+        "t.jinja: the template fails at line 1: undefined value: `messages.content` is undefined"
+    );
     assert_eq!(
         refusal("{{ raise_exception('Only\nusers.') }}"),
         "t.jinja: the template refuses these messages: Only users"
@@ -203,11 +211,12 @@ fn python_methods_and_json() {
     ] {
         assert_eq!(render(source).unwrap(), expected, "{source}");
     }
+    assert!(refusal("{{ '{:>99999999999}'.format('x') }}").ends_with("format was given too large a width"));
     assert!(refusal("{{ missing | tojson }}").contains("tojson cannot write a value of type undefined"));
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1500) })]
 
     #[test]
     fn arbitrary_text_never_panics(source in "\\PC{0,60}") {
@@ -284,12 +293,3 @@ const PIECES: [&str; 48] = [
     ".split()",
     "\u{1f600}",
 ];
-
-#[test]
-fn probe() {
-    if let Ok(source) = std::env::var("PROBE") {
-        let started = std::time::Instant::now();
-        let out = render(&source).map(|text| text.len()).map_err(|error| error.to_string());
-        println!("{:?} {out:?}", started.elapsed());
-    }
-}

@@ -12,10 +12,16 @@ use crate::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value};
 use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 /// Work a rendering may do: about one unit an instruction or 64 bytes of data made. Real templates use a few hundred a
-/// message.
-const FUEL: u64 = 2_000_000;
+/// message, and a fuel for every 64 bytes they copy.
+const FUEL: u64 = 1_000_000;
+/// Time a rendering may take: a few kinds of work, such as comparing lists that share their parts, cost no fuel.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Stack of a rendering: values may be nested as deep as the fuel lasts. Only touched pages cost memory.
+const STACK: usize = 256 << 20;
 /// Bytes a rendering may write.
 const MAX_OUTPUT: usize = 16 << 20;
 
@@ -36,10 +42,11 @@ const BUILT_IN: [BuiltIn; 5] = [
 
 /// A compiled template with the special tokens it may name.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     place: String,
     variables: Vec<(&'static str, String)>,
     prefixed: bool,
+    deadline: Duration,
 }
 
 impl ChatTemplate {
@@ -77,18 +84,17 @@ impl ChatTemplate {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(FUEL));
         filters::install(&mut environment);
-        let mut this = Self { environment, place, variables: tokenizer.named_tokens().to_vec(), prefixed };
-        let source = without_generation_tags(&source);
-        if let Err(error) = this.environment.add_template_owned("chat", source) {
-            return Err(this.explain(&error));
-        }
+        let added = environment.add_template_owned("chat", without_generation_tags(&source));
+        let variables = tokenizer.named_tokens().to_vec();
+        let this = Self { environment: Arc::new(environment), place, variables, prefixed, deadline: DEADLINE };
+        added.map_err(|error| explain(&this.place, &error))?;
         Ok(this)
     }
 
     /// Fixes what `strftime_now` takes for now, in seconds since 1970; else it is the time of each rendering. Some
     /// templates put the date into the prompt.
     pub fn set_now(&mut self, seconds: i64) {
-        filters::set_now(&mut self.environment, Some(seconds));
+        filters::set_now(Arc::make_mut(&mut self.environment), Some(seconds));
     }
 
     /// The text of a conversation, with the opening of the assistant's turn if `add_generation_prompt`.
@@ -107,14 +113,34 @@ impl ChatTemplate {
             ("add_generation_prompt", Value::from(add_generation_prompt)),
         ];
         context.extend(self.variables.iter().map(|(name, token)| (*name, Value::from(token.as_str()))));
-        let mut output = Bounded { bytes: Vec::new(), full: false };
-        let template = self.environment.get_template("chat").map_err(|error| self.explain(&error))?;
-        match template.render_captured_to(Value::from_pairs(context), &mut output) {
-            Ok(_) => {}
-            Err(_) if output.full => return Err(self.never_ends()),
-            Err(error) => return Err(self.explain(&error)),
+        // The rendering has a thread of its own: it is left behind at the deadline, and a panic ends there.
+        let environment = Arc::clone(&self.environment);
+        let place = self.place.clone();
+        let (sender, receiver) = mpsc::channel();
+        let work = move || {
+            let mut output = Bounded { bytes: Vec::new(), full: false };
+            let template = environment.get_template("chat");
+            let result = template
+                .and_then(|template| template.render_captured_to(Value::from_pairs(context), &mut output).map(|_| ()));
+            // The engine's error may hold values too deep to be dropped on an ordinary stack: it stays here.
+            let result = match result {
+                Ok(()) => Ok(output.bytes),
+                Err(_) if output.full => Err(never_ends(&place)),
+                Err(error) => Err(explain(&place, &error)),
+            };
+            // Nobody listens after the deadline.
+            let _ = sender.send(result);
+        };
+        let thread = std::thread::Builder::new().name("template".to_owned()).stack_size(STACK).spawn(work);
+        thread.map_err(|error| Error::Device(format!("cannot start a thread for the chat template: {error}")))?;
+        match receiver.recv_timeout(self.deadline) {
+            Ok(bytes) => String::from_utf8(bytes?)
+                .map_err(|_| Error::input(&self.place, "the template writes text that is not UTF-8")),
+            Err(mpsc::RecvTimeoutError::Timeout) => Err(never_ends(&self.place)),
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                Err(Error::input(&self.place, "the template engine failed on this template; choose another"))
+            }
         }
-        String::from_utf8(output.bytes).map_err(|_| Error::input(&self.place, "wrote text that is not UTF-8"))
     }
 
     /// The ids of a prompt: what `apply_chat_template(messages, add_generation_prompt=True)` gives, or for `plain` and
@@ -132,29 +158,28 @@ impl ChatTemplate {
         let (_, rest) = text.rsplit_once(MARKER)?;
         tokenizer.encode(rest, false).ok()?.into_iter().find(|&id| tokenizer.is_special(id))
     }
+}
 
-    fn never_ends(&self) -> Error {
-        Error::input(&self.place, "the template never ends, or writes more than any prompt can hold; choose another")
-    }
+fn never_ends(place: &str) -> Error {
+    Error::input(place, "the template never ends, or writes more than any prompt can hold; choose another")
+}
 
-    /// One sentence from an engine's error.
-    fn explain(&self, error: &minijinja::Error) -> Error {
-        let mut innermost = error;
-        while let Some(cause) = std::error::Error::source(innermost).and_then(|cause| cause.downcast_ref()) {
-            innermost = cause;
-        }
-        if innermost.kind() == ErrorKind::OutOfFuel {
-            return self.never_ends();
-        }
-        let one_line =
-            |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").trim_end_matches('.').to_owned();
-        if let Some(message) = filters::raised(innermost) {
-            return Error::input(&self.place, format!("the template refuses these messages: {}", one_line(message)));
-        }
-        let line = error.line().map(|line| format!(" at line {line}")).unwrap_or_default();
-        let detail = innermost.detail().map(|detail| format!(": {}", one_line(detail))).unwrap_or_default();
-        Error::input(&self.place, format!("the template fails{line}: {}{detail}", innermost.kind()))
+/// One sentence from an engine's error.
+fn explain(place: &str, error: &minijinja::Error) -> Error {
+    let mut innermost = error;
+    while let Some(cause) = std::error::Error::source(innermost).and_then(|cause| cause.downcast_ref()) {
+        innermost = cause;
     }
+    if innermost.kind() == ErrorKind::OutOfFuel {
+        return never_ends(place);
+    }
+    let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").trim_end_matches('.').to_owned();
+    if let Some(message) = filters::raised(innermost) {
+        return Error::input(place, format!("the template refuses these messages: {}", one_line(message)));
+    }
+    let line = error.line().map(|line| format!(" at line {line}")).unwrap_or_default();
+    let detail = innermost.detail().map(|detail| format!(": {}", one_line(detail))).unwrap_or_default();
+    Error::input(place, format!("the template fails{line}: {}{detail}", innermost.kind()))
 }
 
 /// The folder's own template and where it stands.
@@ -235,5 +260,23 @@ impl std::io::Write for Bounded {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_costs_no_fuel_ends_at_the_deadline() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/templates/tokenizer_gpt2");
+        let tokenizer = Tokenizer::load(&folder).unwrap();
+        // Two equal trees of 2^24 leaves, whose nodes are shared: small to make, long to compare.
+        let source = "{% set ns = namespace(a=[], b=[]) %}{% for i in range(24) %}{% set ns.a = [ns.a, ns.a] %}\
+            {% set ns.b = [ns.b, ns.b] %}{% endfor %}{{ ns.a == ns.b }}";
+        let mut template = ChatTemplate::from_source("t.jinja", source, &tokenizer).unwrap();
+        template.deadline = Duration::from_millis(1);
+        let error = template.render(&[Message::user("x")], true).unwrap_err();
+        assert!(error.to_string().starts_with("t.jinja: the template never ends"), "{error}");
     }
 }

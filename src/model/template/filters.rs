@@ -1,7 +1,7 @@
 //! What `transformers` adds to Jinja, and where Python differs from the engine: `tojson`, `raise_exception`,
 //! `strftime_now`, whitespace, float texts.
 
-use minijinja::value::{Kwargs, ValueKind, from_args};
+use minijinja::value::{Kwargs, StringInput, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use std::fmt::Write;
 
@@ -27,6 +27,7 @@ pub(super) fn raised(error: &Error) -> Option<&str> {
 
 pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_filter("tojson", tojson);
+    environment.add_filter("join", join);
     environment.add_filter("trim", |value: &Value, chars: Option<&str>| trim(&value.to_string(), chars, true, true));
     environment.add_function("raise_exception", |message: &Value| -> Result<Value, Error> {
         let message = message.to_string();
@@ -82,6 +83,19 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
             charge(state, text.len())?;
             Ok(text.split(is_python_space).filter(|part| !part.is_empty()).map(Value::from).collect())
         }
+        "join" => {
+            let (items,): (&Value,) = from_args(args)?;
+            charge_texts(state, items)?;
+            minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+        }
+        "format" => {
+            // A width asks for that much memory, wherever it stands.
+            let long_number = |text: &str| text.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 4);
+            if long_number(text) {
+                return Err(Error::new(ErrorKind::InvalidOperation, "format was given too large a width"));
+            }
+            minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+        }
         "removeprefix" => {
             let (prefix,): (&str,) = from_args(args)?;
             Ok(Value::from(text.strip_prefix(prefix).unwrap_or(text)))
@@ -117,6 +131,28 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
 /// Pays for as many values, ahead of making them.
 fn charge(state: &State, values: usize) -> Result<(), Error> {
     state.consume_fuel(values as u64)
+}
+
+/// Pays for a copy of the strings in a list, which it may hold many times over.
+fn charge_texts(state: &State, items: &Value) -> Result<(), Error> {
+    if items.kind() != ValueKind::Seq {
+        return Ok(());
+    }
+    for item in items.try_iter()? {
+        charge(state, 1 + item.as_str().map_or(0, |text| text.len() / 64))?;
+    }
+    Ok(())
+}
+
+fn join(
+    state: &mut State,
+    value: &Value,
+    joiner: Option<StringInput<'_>>,
+    attribute: Option<&str>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
+    charge_texts(state, value)?;
+    minijinja::filters::join(state, value, joiner, attribute, kwargs)
 }
 
 /// `str.isspace`: Unicode's white space and the four separators before it.
