@@ -1,6 +1,6 @@
 //! Preferences for DPO: JSONL lines of a prompt with a chosen and a rejected answer.
 
-use crate::model::message::Message;
+use crate::model::Message;
 use crate::{Error, Result};
 use serde::Deserialize;
 use std::path::Path;
