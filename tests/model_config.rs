@@ -308,6 +308,8 @@ fn any_value() -> impl Strategy<Value = Value> {
         Just(json!(["full_attention"])),
         Just(json!({"rope_type": "llama3", "factor": 0.5, "low_freq_factor": 1e-300, "high_freq_factor": 1e300})),
         Just(json!({"rope_type": "linear", "factor": 1e-300, "rope_theta": 1e300})),
+        Just(json!({"rope_type": "linear", "factor": 1e-300})),
+        Just(json!({"rope_theta": 1e-300})),
     ]
 }
 
@@ -326,6 +328,7 @@ proptest! {
         if let Ok(config) = parse(&config) {
             prop_assert_eq!(config.sliding_window.len(), config.num_hidden_layers);
             prop_assert_eq!(config.inv_freq.len(), config.head_dim / 2);
+            prop_assert!(config.inv_freq.iter().all(|frequency| frequency.is_finite()));
             // Sizes are bounded: no product below overflows.
             let total: u128 = config.parameters().iter().map(|(_, [rows, cols])| (rows * cols) as u128).sum();
             prop_assert!(total < u64::MAX.into());
