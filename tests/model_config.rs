@@ -128,7 +128,8 @@ fn gemma_2_caps_alternates_and_scales_by_its_own_scalar() {
     assert_eq!(resolve("Gemma2ForCausalLM", types).sliding_window, [None, Some(6), None]);
 }
 
-/// Frequencies that `transformers` 5.23 computes, printed with nine digits.
+/// Frequencies that `transformers` 5.23 computes, printed with nine digits: enough to name every f32.
+#[allow(clippy::excessive_precision)]
 #[test]
 fn rotary_frequencies_equal_transformers() {
     let frequencies = |head_dim: usize, mut changes: Value| {
