@@ -128,7 +128,8 @@ fn gemma_2_caps_alternates_and_scales_by_its_own_scalar() {
     assert_eq!(resolve("Gemma2ForCausalLM", types).sliding_window, [None, Some(6), None]);
 }
 
-/// Frequencies that `transformers` 5.23 computes, printed with nine digits.
+/// Frequencies that `transformers` 5.23 computes, printed with nine digits: enough to name every f32.
+#[allow(clippy::excessive_precision)]
 #[test]
 fn rotary_frequencies_equal_transformers() {
     let frequencies = |head_dim: usize, mut changes: Value| {
@@ -308,6 +309,8 @@ fn any_value() -> impl Strategy<Value = Value> {
         Just(json!(["full_attention"])),
         Just(json!({"rope_type": "llama3", "factor": 0.5, "low_freq_factor": 1e-300, "high_freq_factor": 1e300})),
         Just(json!({"rope_type": "linear", "factor": 1e-300, "rope_theta": 1e300})),
+        Just(json!({"rope_type": "linear", "factor": 1e-300})),
+        Just(json!({"rope_theta": 1e-300})),
     ]
 }
 
@@ -326,6 +329,7 @@ proptest! {
         if let Ok(config) = parse(&config) {
             prop_assert_eq!(config.sliding_window.len(), config.num_hidden_layers);
             prop_assert_eq!(config.inv_freq.len(), config.head_dim / 2);
+            prop_assert!(config.inv_freq.iter().all(|frequency| frequency.is_finite()));
             // Sizes are bounded: no product below overflows.
             let total: u128 = config.parameters().iter().map(|(_, [rows, cols])| (rows * cols) as u128).sum();
             prop_assert!(total < u64::MAX.into());

@@ -63,25 +63,28 @@ fn ids_and_texts_equal_transformers() {
     }
 }
 
-/// What `transformers` 5.23 gives for `<s>[INST] Hello </s> there` where tokenizer_config.json names LlamaTokenizer: no
-/// U+2581 after special tokens, except with `legacy`.
 #[test]
-fn llama_2_folders_are_split_as_transformers_splits_them() {
-    let pieces = |changes: &[(&str, Value)]| {
-        let dir = changed("tokenizer_llama2", changes);
+fn classes_split_as_transformers_splits() {
+    let text = std::fs::read_to_string(goldens().join("tokenizer_classes.json")).unwrap();
+    let folders: Vec<Value> = serde_json::from_str(&text).unwrap();
+    for folder in &folders {
+        let mut changes = vec![("tokenizer_class", folder["tokenizer_class"].clone())];
+        changes.extend(folder["keys"].as_object().unwrap().iter().map(|(key, value)| (key.as_str(), value.clone())));
+        let dir = changed(folder["tokenizer"].as_str().unwrap(), &changes);
+        std::fs::write(dir.path().join("config.json"), json!({"model_type": folder["model_type"]}).to_string())
+            .unwrap();
         let tokenizer = Tokenizer::load(dir.path()).unwrap();
-        let ids = tokenizer.encode("<s>[INST] Hello </s> there", false).unwrap();
-        let raw = tokenizers::Tokenizer::from_file(dir.path().join("tokenizer.json")).unwrap();
-        ids.iter().map(|&id| raw.id_to_token(id).unwrap()).collect::<Vec<_>>().join(" ")
-    };
-    let class = |name: &str| ("tokenizer_class", json!(name));
-    let first = "<s> [ I <0x4E> S T ] ▁ H e ll o ▁ </s> ▁the re";
-    let always = "<s> ▁ [ I <0x4E> S T ] ▁ H e ll o ▁ </s> ▁the re";
-    let as_the_file_says = "<s> ▁ [ I <0x4E> S T ] ▁ H e ll o ▁ </s> ▁ ▁the re";
-    assert_eq!(pieces(&[class("PreTrainedTokenizerFast")]), as_the_file_says);
-    assert_eq!(pieces(&[class("LlamaTokenizer")]), first);
-    assert_eq!(pieces(&[class("LlamaTokenizerFast"), ("legacy", json!(false))]), first);
-    assert_eq!(pieces(&[class("LlamaTokenizerFast"), ("legacy", json!(true))]), always);
+        for case in folder["cases"].as_array().unwrap() {
+            let about =
+                format!("{} {} {} {}", folder["tokenizer"], folder["model_type"], folder["tokenizer_class"], case);
+            let text = case["text"].as_str().unwrap();
+            let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+            assert_eq!(tokenizer.encode(text, true).unwrap(), ids, "{about}");
+            let plain: Vec<u32> = serde_json::from_value(case["plain_ids"].clone()).unwrap();
+            assert_eq!(tokenizer.encode(text, false).unwrap(), plain, "{about}");
+            assert_eq!(tokenizer.decode(&ids, false).unwrap(), case["decoded"].as_str().unwrap(), "{about}");
+        }
+    }
 }
 
 #[test]

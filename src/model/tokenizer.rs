@@ -3,10 +3,11 @@
 //! Special tokens around a text come from the post-processor in `tokenizer.json` alone: `transformers` ignores
 //! `add_bos_token` and `add_eos_token` of `tokenizer_config.json` where there is a `tokenizer.json`, and so does this.
 
-mod llama;
+mod class;
 
 use super::json::{self, Keys};
 use crate::{Error, Result};
+use class::Class;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use tokenizers::AddedToken;
@@ -40,18 +41,20 @@ impl Tokenizer {
             false => optional_object(&dir.join("special_tokens_map.json"))?.unwrap_or_default(),
         };
         let mut text = json::read_text(&path)?;
-        if let Some(changed) = llama::as_transformers_loads_it(dir, &path, &config, &text)? {
-            text = changed;
+        let class = Class::choose(dir, &config, &text)?;
+        if let Some(class) = class {
+            text = class::rewritten(class, dir, &config, &text)?;
         }
         let inner = tokenizers::Tokenizer::from_bytes(&text)
             .map_err(|error| Error::input(path.display(), format!("is not a tokenizer: {}", first_line(&*error))))?;
-        Self::new(inner, path, dir, &config, &map)
+        Self::new(inner, path, dir, class, &config, &map)
     }
 
     fn new(
         mut inner: tokenizers::Tokenizer,
         path: PathBuf,
         dir: &Path,
+        class: Option<Class>,
         config: &Map<String, Value>,
         map: &Map<String, Value>,
     ) -> Result<Self> {
@@ -63,10 +66,13 @@ impl Tokenizer {
         let mut added = configured_tokens(&place, config)?;
         let mut named = Vec::new();
         for name in NAMED {
-            let Some(value) = config.get(name).or_else(|| map.get(name)).filter(|value| !value.is_null()) else {
-                continue;
+            let default = || {
+                let token = class?.default_token(name)?;
+                inner.token_to_id(token).map(|_| Value::from(token))
             };
-            let token = added_token(value, true)
+            let value = config.get(name).or_else(|| map.get(name)).cloned().or_else(default);
+            let Some(value) = value.filter(|value| !value.is_null()) else { continue };
+            let token = added_token(&value, true)
                 .ok_or_else(|| Error::input(&place, format!("`{name}` must be a string or an added token")))?;
             named.push((name, token.content.clone()));
             added.push(token);

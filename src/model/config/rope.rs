@@ -30,6 +30,9 @@ pub(super) fn inverse_frequencies(keys: Keys, head_dim: usize, max_positions: us
     // inv_freq_i = theta^(-2i / head_dim); the exponent is rounded to f32, the power computed from that.
     let mut frequencies: Vec<f32> =
         (0..head_dim).step_by(2).map(|i| 1.0 / (theta.powf(f64::from(i as f32 / head_dim as f32)) as f32)).collect();
+    if !frequencies.iter().all(|frequency| frequency.is_normal()) {
+        return Err(keys.error("rope_theta", format_args!("is {theta}, which gives no usable frequencies")));
+    }
     let Some(scaling) = scaling else { return Ok(frequencies) };
     let kind = match scaling.text("rope_type")? {
         Some(kind) => kind,
@@ -78,6 +81,9 @@ pub(super) fn inverse_frequencies(keys: Keys, head_dim: usize, max_positions: us
                 keys.error(name, format_args!("has rope_type `{other}`; supported are default, linear and llama3"))
             );
         }
+    }
+    if !frequencies.iter().all(|frequency| frequency.is_finite()) {
+        return Err(keys.error(name, "gives no usable frequencies"));
     }
     Ok(frequencies)
 }

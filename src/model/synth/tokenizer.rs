@@ -110,7 +110,8 @@ impl FamilyTokenizer {
             "truncation": null,
             "padding": null,
             "added_tokens": added,
-            "normalizer": null,
+            // Qwen's own; `transformers` sets it for Qwen 2 whatever the file says.
+            "normalizer": if self.template == "chatml" { json!({"type": "NFC"}) } else { Value::Null },
             "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
             "post_processor": post_processor,
             "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
