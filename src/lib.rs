@@ -4,6 +4,7 @@
 //! [`generate`], [`train`], [`data`], [`judge`], [`attack`], [`experiment`], [`run`], [`report`], [`cli`].
 
 pub mod attack;
+pub mod cli;
 pub mod data;
 pub mod device;
 pub mod error;

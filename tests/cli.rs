@@ -88,7 +88,8 @@ fn generate_writes_the_same_rows_alone_and_together() {
     let f = fixture();
     let input = f.file("prompts.jsonl", PAIRS);
     let [model, _] = models();
-    let sampling = ["--temperature", "0.9", "--top-p", "0.9", "--top-k", "50", "--samples", "3", "--max-new-tokens", "9"];
+    let sampling =
+        ["--temperature", "0.9", "--top-p", "0.9", "--top-k", "50", "--samples", "3", "--max-new-tokens", "9"];
     let run = |input: &str, output: &str, rows: &str| {
         let output = f.path(output);
         let mut arguments = vec!["generate", model, "--input", input, "--output", &output, "--max-rows", rows];
@@ -163,7 +164,8 @@ fn train_learns_resumes_after_a_kill_and_does_not_depend_on_threads() {
     let f = fixture();
     let data = f.file("pairs.jsonl", PAIRS);
     let [model, _] = models();
-    let options = ["--lr", "0.003", "--batch-size", "2", "--steps", "300", "--save-every", "4", "--schedule", "constant"];
+    let options =
+        ["--lr", "0.003", "--batch-size", "2", "--steps", "300", "--save-every", "4", "--schedule", "constant"];
     let train = |output: &str, more: &[&str]| {
         let output = f.path(output);
         let mut arguments = vec!["train", model, "--data", &data, "--output", &output];
@@ -293,7 +295,11 @@ fn bad_input_is_one_sentence() {
     fail(&["generate", model, "--prompt", "a", "--isa", "mmx"], 2, "unknown instruction set");
     fail(&["generate", model, "--prompt", "a", "--device", "tpu"], 2, "unknown device");
     fail(&["train", model, "--data", &pairs, "--beta", "uniform:0", "--output", &out], 2, "beta");
-    fail(&["suite", "--aligned", model, "--base", model, "--data", &pairs, "--experiments", "e99", "--output", &out], 2, "e99");
+    fail(
+        &["suite", "--aligned", model, "--base", model, "--data", &pairs, "--experiments", "e99", "--output", &out],
+        2,
+        "e99",
+    );
     fail(&["synth", "--like", "gpt-9", "--output", &out], 2, "gpt-9");
     fail(&["demo", "--config", "no.toml"], 1, "no.toml");
     let config = f.file("bad.toml", "seed = = 1\n");

@@ -2,7 +2,7 @@
 
 use safedepth::device::{Cpu, DType};
 use safedepth::generate::{Engine, Request};
-use safedepth::model::template::{ChatTemplate, Message};
+use safedepth::model::{ChatTemplate, Message};
 use safedepth::model::{Tokenizer, Transformer};
 use safedepth::ops::sampling::SamplingParams;
 use std::path::{Path, PathBuf};
@@ -30,10 +30,7 @@ fn ids(value: &serde_json::Value) -> Vec<u32> {
 }
 
 fn messages(value: &serde_json::Value) -> Vec<Message> {
-    let message = |m: &serde_json::Value| Message {
-        role: m["role"].as_str().unwrap().to_owned(),
-        content: m["content"].as_str().unwrap().to_owned(),
-    };
+    let message = |m: &serde_json::Value| Message::from_json(m.clone()).unwrap();
     value.as_array().unwrap().iter().map(message).collect()
 }
 
@@ -41,7 +38,7 @@ fn messages(value: &serde_json::Value) -> Vec<Message> {
 fn tokens_and_prompts_equal_transformers() {
     let golden = golden();
     let tokenizer = Tokenizer::load(&model_dir()).unwrap();
-    let template = ChatTemplate::load(&model_dir(), "auto").unwrap();
+    let template = ChatTemplate::load("auto", &model_dir(), &tokenizer).unwrap();
     for prompt in golden["prompts"].as_array().unwrap() {
         let messages = messages(&prompt["messages"]);
         assert_eq!(template.render(&messages, true).unwrap(), prompt["rendered"].as_str().unwrap());

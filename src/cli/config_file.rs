@@ -73,7 +73,8 @@ fn push(path: &Path, key: &str, value: &toml::Value, options: &mut Vec<OsString>
         }
         value => scalar(value),
     };
-    let text = text.ok_or_else(|| Error::input(path.display(), format!("{key} is neither a number, a text nor a list")))?;
+    let text =
+        text.ok_or_else(|| Error::input(path.display(), format!("{key} is neither a number, a text nor a list")))?;
     options.push(format!("{name}={text}").into());
     Ok(())
 }

@@ -77,8 +77,7 @@ pub(super) const DEPTHS: [usize; 5] = [0, 5, 10, 20, 40];
 pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
     let size = Size::of(arguments.quick);
     let world = World { greetings: !arguments.no_greetings, ..World::default() };
-    let config =
-        Config { arguments, world, base: size.base, aligned: size.aligned, prompts: size.prompts };
+    let config = Config { arguments, world, base: size.base, aligned: size.aligned, prompts: size.prompts };
     let mut folder = RunFolder::open(&arguments.output, &config, &global.manifest(&device))?;
     global.note(format_args!("safedepth demo on {}", crate::device::Backend::describe(&device)));
     let console = global.console();

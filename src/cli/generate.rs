@@ -5,7 +5,7 @@ use super::loading::LoadedModel;
 use crate::data::pairs::{self, Pair};
 use crate::device::Cpu;
 use crate::generate::{Engine, Finish, Request};
-use crate::model::message::Message;
+use crate::model::Message;
 use crate::ops::sampling::SamplingParams;
 use crate::{Error, Result};
 use clap::Args;

@@ -92,8 +92,7 @@ impl Plan {
         let asked = |name: &str| self.experiments.iter().any(|experiment| experiment == name);
         for subject in [base, aligned] {
             if asked("e1") {
-                folder
-                    .cell(&format!("e1 {}", subject.name), || refusal_prefixes::run(lab, subject, &self.prefixes))?;
+                folder.cell(&format!("e1 {}", subject.name), || refusal_prefixes::run(lab, subject, &self.prefixes))?;
             }
         }
         if asked("e2") {
@@ -170,11 +169,15 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
         max_new_tokens: arguments.max_new_tokens,
         console: global.console(),
     };
-    let plan =
-        Plan { experiments: arguments.experiments.clone(), prefixes, depths: arguments.depths.clone() };
-    let aligned_subject =
-        Subject { name: "aligned", model: &aligned.model, prompts: &aligned_prompts, stop: aligned.prompter.stop_ids().to_vec() };
-    let base_subject = Subject { name: "base", model: &base.model, prompts: &base_prompts, stop: base.prompter.stop_ids().to_vec() };
+    let plan = Plan { experiments: arguments.experiments.clone(), prefixes, depths: arguments.depths.clone() };
+    let aligned_subject = Subject {
+        name: "aligned",
+        model: &aligned.model,
+        prompts: &aligned_prompts,
+        stop: aligned.prompter.stop_ids().to_vec(),
+    };
+    let base_subject =
+        Subject { name: "base", model: &base.model, prompts: &base_prompts, stop: base.prompter.stop_ids().to_vec() };
     plan.run(&lab, &aligned_subject, &base_subject, &mut folder)?;
     report(global, folder)
 }

@@ -139,9 +139,7 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
     check(arguments)?;
     let objective = match arguments.objective {
         ObjectiveName::Sft => Objective::Sft,
-        ObjectiveName::Constrained => {
-            Objective::Constrained { betas: arguments.beta, floor: arguments.weight_floor }
-        }
+        ObjectiveName::Constrained => Objective::Constrained { betas: arguments.beta, floor: arguments.weight_floor },
         ObjectiveName::Dpo => Objective::Dpo { beta: arguments.dpo_beta },
     };
     if arguments.output.join("config.json").exists() {

@@ -1,6 +1,6 @@
 //! Preferences for DPO: JSONL lines of a prompt with a chosen and a rejected answer.
 
-use crate::model::message::Message;
+use crate::model::Message;
 use crate::{Error, Result};
 use serde::Deserialize;
 use std::path::Path;
@@ -27,8 +27,9 @@ pub fn read(path: &Path) -> Result<Vec<Preference>> {
     let lines = lines.filter(|(_, line)| !line.trim().is_empty());
     let parse = |(number, line): (usize, &str)| {
         let place = format!("{}:{}", path.display(), number + 1);
-        let Line { prompt, chosen, rejected } = serde_json::from_str(line)
-            .map_err(|error| Error::input(place, format!("is not a preference with prompt, chosen and rejected: {error}")))?;
+        let Line { prompt, chosen, rejected } = serde_json::from_str(line).map_err(|error| {
+            Error::input(place, format!("is not a preference with prompt, chosen and rejected: {error}"))
+        })?;
         Ok(Preference { messages: vec![Message::user(prompt)], chosen, rejected })
     };
     lines.map(parse).collect()

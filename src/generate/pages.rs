@@ -71,10 +71,4 @@ impl<D: Ops> PagePool<D> {
             }
         }
     }
-
-    /// Pages in use.
-    #[cfg(test)]
-    pub fn used(&self) -> usize {
-        self.references.iter().filter(|&&count| count > 0).count()
-    }
 }

@@ -15,10 +15,19 @@ const CHUNK: usize = 4096;
 
 /// Fills `values` with normal draws of mean 0, from the stream named `name` under `seed`.
 pub fn fill_normal(values: &mut [f32], std: f32, name: &str, seed: u64) {
+    fill_normal_from(values, 0, std, name, seed);
+}
+
+/// Fills `values` with what [`fill_normal`] gives from element `first` on.
+///
+/// # Panics
+/// If `first` is not a multiple of 4096.
+pub fn fill_normal_from(values: &mut [f32], first: usize, std: f32, name: &str, seed: u64) {
+    assert!(first.is_multiple_of(CHUNK), "a part must start at a multiple of {CHUNK}");
     let source = Philox::new(seed, stream(["initial weights", name]));
     values.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {
         // Two draws of 32 bits make two normal values: CHUNK / 4 blocks a chunk.
-        let mut rng = source.at((chunk * CHUNK / 4) as u64);
+        let mut rng = source.at(((first + chunk * CHUNK) / 4) as u64);
         for pair in values.chunks_mut(2) {
             // Box-Muller; 1 - u is in (0, 1].
             let (u, angle) = (1.0 - f64::from(rng.uniform()), f64::from(rng.uniform()) * std::f64::consts::TAU);
@@ -34,12 +43,19 @@ pub fn fill_normal(values: &mut [f32], std: f32, name: &str, seed: u64) {
 /// The initial value of parameter `name`: normal matrices, norms that change nothing, biases of 0.
 pub fn initial_values(config: &Config, name: &str, [rows, cols]: [usize; 2], seed: u64) -> Vec<f32> {
     let mut values = vec![0.0; rows * cols];
+    fill_initial(&mut values, 0, config, name, rows > 1, seed);
+    values
+}
+
+/// Fills `values` with the initial value of parameter `name` from element `first` (a multiple of 4096) on.
+pub fn fill_initial(values: &mut [f32], first: usize, config: &Config, name: &str, matrix: bool, seed: u64) {
     if name.ends_with("norm.weight") {
         values.fill(1.0 - config.norm_offset);
-    } else if rows > 1 {
-        fill_normal(&mut values, INITIAL_STD, name, seed);
+    } else if matrix {
+        fill_normal_from(values, first, INITIAL_STD, name, seed);
+    } else {
+        values.fill(0.0);
     }
-    values
 }
 
 /// A model with initial weights in f32, ready to be trained.
@@ -71,6 +87,9 @@ mod tests {
         assert_eq!(again, values[..1000]);
         fill_normal(&mut again, 0.02, "b", 3);
         assert_ne!(again, values[..1000]);
+        let mut part = vec![0.0; 5000];
+        super::fill_normal_from(&mut part, 8192, 0.02, "a", 3);
+        assert_eq!(part, values[8192..13_192]);
         // No draw comes twice: chunks do not overlap.
         let mut sorted: Vec<u32> = values.iter().map(|v| v.to_bits()).collect();
         sorted.sort_unstable();

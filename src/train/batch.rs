@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn batches_cover_all_within_the_limit() {
         assert_eq!(token_batches([3, 3, 3, 10, 1, 1], 6), [0..2, 2..3, 3..4, 4..6]);
-        assert_eq!(token_batches([], 6), []);
+        assert!(token_batches([], 6).is_empty());
     }
 
     #[test]

@@ -165,13 +165,12 @@ pub(super) fn run(global: &Global, device: &Cpu, arguments: &Arguments) -> Resul
     if let Some(name) = &arguments.model
         && !MODELS.iter().any(|shapes| shapes.name == name)
     {
-        return Err(Error::Usage(format!(
-            "unknown model \"{name}\": use llama-2-7b, gemma-7b or smollm2-135m"
-        )));
+        return Err(Error::Usage(format!("unknown model \"{name}\": use llama-2-7b, gemma-7b or smollm2-135m")));
     }
     let peaks = peaks(device)?;
     global.note(format_args!("peaks: {:.1} GFLOP/s, {:.1} GB/s", peaks.gflop_per_s, peaks.gb_per_s));
-    let header = "op,model,shape,dtype,isa,threads,median_ms,gflop_per_s,gb_per_s,share_of_gemm_peak,share_of_copy_peak\n";
+    let header =
+        "op,model,shape,dtype,isa,threads,median_ms,gflop_per_s,gb_per_s,share_of_gemm_peak,share_of_copy_peak\n";
     let dtype = global.dtype.dtype().unwrap_or(DType::F32);
     let mut timer = Timer { device, arguments, peaks, dtype, text: header.into() };
     for shapes in MODELS.iter().filter(|shapes| arguments.model.as_deref().is_none_or(|name| shapes.name == name)) {
@@ -252,8 +251,10 @@ fn attention(timer: &mut Timer<'_>, shapes: &Shapes) -> Result<()> {
     // Decoding: 16 rows, each at the end of t cached positions.
     let (rows, pages) = (16, t.div_ceil(PAGE));
     let cache_cols = shapes.kv_heads * PAGE * shapes.head_dim;
-    let (cache_k, cache_v) =
-        (random(device, DType::F32, rows * pages, cache_cols, 5)?, random(device, DType::F32, rows * pages, cache_cols, 6)?);
+    let (cache_k, cache_v) = (
+        random(device, DType::F32, rows * pages, cache_cols, 5)?,
+        random(device, DType::F32, rows * pages, cache_cols, 6)?,
+    );
     let paged = Paged {
         offsets: device.indices(&(0..=rows as u32).collect::<Vec<_>>())?,
         starts: device.indices(&vec![t as u32 - 1; rows])?,

@@ -167,8 +167,7 @@ fn kl(model: Transformer<Cpu>, warmup: usize, repeats: usize) -> Result<(f64, us
         let mut values = parameter.to_vec(&model.device)?;
         let mut rng = Philox::new(2, i as u64);
         values.iter_mut().for_each(|value| *value *= 1.0 + 1e-3 * (2.0 * rng.uniform() - 1.0));
-        *parameter =
-            Tensor::from_slice(&model.device, parameter.dtype(), parameter.rows(), parameter.cols(), &values)?;
+        *parameter = Tensor::from_slice(&model.device, parameter.dtype(), parameter.rows(), parameter.cols(), &values)?;
     }
     // One token of prompt; the next after the last is scored too, so that every position counts.
     let ids = random_ids(&model.config, 8, 257);

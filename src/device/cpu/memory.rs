@@ -3,39 +3,88 @@
 use crate::device::{DType, MappedSlice};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-/// Freed vectors by (element size, length), so that a steady state allocates nothing.
+/// Freed vectors by length, so that a steady state allocates nothing.
+///
+/// Lengths are rounded up to a quarter of their power of two and a freed vector serves requests down to half its length,
+/// because ragged batches ask for a new length every step. What is kept and in use together stays within
+/// [`Pool::SLACK`] times the most that was ever in use at once.
 #[derive(Default)]
 pub(super) struct Pool {
-    free_f32: Mutex<HashMap<usize, Vec<Vec<f32>>>>,
-    free_u16: Mutex<HashMap<usize, Vec<Vec<u16>>>>,
+    shelves: Mutex<Shelves>,
 }
 
-fn take<T: Clone + Default>(free: &Mutex<HashMap<usize, Vec<Vec<T>>>>, len: usize) -> Vec<T> {
-    let reused = free.lock().expect("pool lock").get_mut(&len).and_then(Vec::pop);
-    reused.unwrap_or_else(|| vec![T::default(); len])
+#[derive(Default)]
+struct Shelves {
+    f32: BTreeMap<usize, Vec<Vec<f32>>>,
+    half: BTreeMap<usize, Vec<Vec<u16>>>,
+    /// Bytes handed out, the most there ever were, and bytes kept.
+    used: usize,
+    peak: usize,
+    kept: usize,
 }
 
-fn put<T>(free: &Mutex<HashMap<usize, Vec<Vec<T>>>>, vector: Vec<T>) {
-    free.lock().expect("pool lock").entry(vector.len()).or_default().push(vector);
+/// `len` rounded up to a quarter of its power of two.
+fn rounded(len: usize) -> usize {
+    len.next_multiple_of((len.next_power_of_two() / 8).max(16))
 }
 
-impl Pool {
-    pub(super) fn alloc(self: &Arc<Self>, dtype: DType, len: usize) -> Buffer {
-        let storage = match dtype {
-            DType::F32 => Storage::F32(take(&self.free_f32, len)),
-            DType::BF16 | DType::F16 => Storage::Half(dtype, take(&self.free_u16, len)),
+impl Shelves {
+    fn take<T: Clone + Default>(
+        &mut self,
+        shelf: fn(&mut Self) -> &mut BTreeMap<usize, Vec<Vec<T>>>,
+        len: usize,
+    ) -> Vec<T> {
+        let wanted = rounded(len);
+        let found = shelf(self).range_mut(wanted..=2 * wanted).find_map(|(_, vectors)| vectors.pop());
+        let size = |vector: &Vec<T>| vector.len() * size_of::<T>();
+        let vector = match found {
+            Some(vector) => {
+                self.kept -= size(&vector);
+                vector
+            }
+            None => vec![T::default(); wanted],
         };
-        Buffer { storage, pool: Arc::clone(self) }
+        self.used += size(&vector);
+        self.peak = self.peak.max(self.used);
+        vector
+    }
+
+    fn put<T>(&mut self, shelf: fn(&mut Self) -> &mut BTreeMap<usize, Vec<Vec<T>>>, vector: Vec<T>) {
+        let size = vector.len() * size_of::<T>();
+        self.used -= size;
+        if (self.used + self.kept + size) as f64 <= Pool::SLACK * self.peak as f64 {
+            self.kept += size;
+            shelf(self).entry(vector.len()).or_default().push(vector);
+        }
     }
 }
 
+impl Pool {
+    /// Memory kept and in use together, over the most ever in use.
+    const SLACK: f64 = 1.25;
+
+    fn shelves(&self) -> std::sync::MutexGuard<'_, Shelves> {
+        self.shelves.lock().expect("no thread panics with the pool in hand")
+    }
+
+    pub(super) fn alloc(self: &Arc<Self>, dtype: DType, len: usize) -> Buffer {
+        let storage = match dtype {
+            _ if len == 0 => Storage::F32(Vec::new()),
+            DType::F32 => Storage::F32(self.shelves().take(|shelves| &mut shelves.f32, len)),
+            DType::BF16 | DType::F16 => Storage::Half(self.shelves().take(|shelves| &mut shelves.half, len)),
+        };
+        Buffer { storage, dtype, len, pool: Arc::clone(self) }
+    }
+}
+
+/// Vectors may be longer than the buffer.
 enum Storage {
     F32(Vec<f32>),
     /// bf16 or f16 bits.
-    Half(DType, Vec<u16>),
+    Half(Vec<u16>),
     /// Read-only; the slice is aligned for its dtype.
     Mapped(MappedSlice),
 }
@@ -43,6 +92,8 @@ enum Storage {
 /// CPU memory of one dtype, returned to its pool on drop.
 pub struct Buffer {
     storage: Storage,
+    dtype: DType,
+    len: usize,
     pool: Arc<Pool>,
 }
 
@@ -66,6 +117,16 @@ impl<'a> View<'a> {
 
     pub fn is_empty(self) -> bool {
         self.len() == 0
+    }
+
+    /// Address of the first element.
+    #[cfg(test)]
+    fn as_ptr(self) -> *const u8 {
+        match self {
+            Self::F32(values) => values.as_ptr().cast(),
+            Self::BF16(values) => values.as_ptr().cast(),
+            Self::F16(values) => values.as_ptr().cast(),
+        }
     }
 
     /// The elements `range` of this view.
@@ -100,35 +161,31 @@ impl<'a> View<'a> {
 
 impl Buffer {
     pub(super) fn map(slice: MappedSlice, pool: &Arc<Pool>) -> Self {
-        let aligned = slice.bytes().as_ptr().addr().is_multiple_of(slice.dtype.size());
-        if aligned {
-            return Self { storage: Storage::Mapped(slice), pool: Arc::clone(pool) };
+        let (dtype, len) = (slice.dtype, slice.len);
+        if slice.bytes().as_ptr().addr().is_multiple_of(dtype.size()) {
+            return Self { storage: Storage::Mapped(slice), dtype, len, pool: Arc::clone(pool) };
         }
-        let mut buffer = pool.alloc(slice.dtype, slice.len);
+        let mut buffer = pool.alloc(dtype, len);
         match &mut buffer.storage {
-            Storage::F32(values) => bytemuck::cast_slice_mut(values).copy_from_slice(slice.bytes()),
-            Storage::Half(_, bits) => bytemuck::cast_slice_mut(bits).copy_from_slice(slice.bytes()),
+            Storage::F32(values) => bytemuck::cast_slice_mut(&mut values[..len]).copy_from_slice(slice.bytes()),
+            Storage::Half(bits) => bytemuck::cast_slice_mut(&mut bits[..len]).copy_from_slice(slice.bytes()),
             Storage::Mapped(_) => unreachable!("alloc never maps"),
         }
         buffer
     }
 
     pub fn dtype(&self) -> DType {
-        match &self.storage {
-            Storage::F32(_) => DType::F32,
-            Storage::Half(dtype, _) => *dtype,
-            Storage::Mapped(slice) => slice.dtype,
-        }
+        self.dtype
     }
 
     /// A read-only look at the elements.
     pub fn view(&self) -> View<'_> {
-        let (dtype, bytes): (DType, &[u8]) = match &self.storage {
-            Storage::F32(values) => return View::F32(values),
-            Storage::Half(dtype, bits) => (*dtype, bytemuck::cast_slice(bits)),
-            Storage::Mapped(slice) => (slice.dtype, slice.bytes()),
+        let bytes: &[u8] = match &self.storage {
+            Storage::F32(values) => return View::F32(&values[..self.len]),
+            Storage::Half(bits) => bytemuck::cast_slice(&bits[..self.len]),
+            Storage::Mapped(slice) => slice.bytes(),
         };
-        match dtype {
+        match self.dtype {
             DType::F32 => View::F32(bytemuck::cast_slice(bytes)),
             DType::BF16 => View::BF16(bytemuck::cast_slice(bytes)),
             DType::F16 => View::F16(bytemuck::cast_slice(bytes)),
@@ -149,41 +206,44 @@ impl Buffer {
     /// If the buffer is not f32, or is mapped from a file.
     pub fn f32_mut(&mut self) -> &mut [f32] {
         match &mut self.storage {
-            Storage::F32(values) => values,
+            Storage::F32(values) if self.dtype == DType::F32 => &mut values[..self.len],
             _ => panic!("expected an owned f32 buffer"),
         }
     }
 
-    pub(super) fn write(&mut self, values: &[f32]) {
+    /// The elements as bf16 or f16 bits, writable.
+    fn bits_mut(&mut self) -> &mut [u16] {
         match &mut self.storage {
-            Storage::F32(target) => target.copy_from_slice(values),
-            Storage::Half(DType::BF16, bits) => {
-                bytemuck::cast_slice_mut::<u16, bf16>(bits).convert_from_f32_slice(values);
-            }
-            Storage::Half(_, bits) => bytemuck::cast_slice_mut::<u16, f16>(bits).convert_from_f32_slice(values),
-            Storage::Mapped(_) => panic!("a mapped buffer is read-only"),
+            Storage::Half(bits) => &mut bits[..self.len],
+            _ => panic!("expected an owned half-precision buffer"),
+        }
+    }
+
+    pub(super) fn write(&mut self, values: &[f32]) {
+        match self.dtype {
+            _ if self.len == 0 => assert!(values.is_empty(), "as many values as elements"),
+            DType::F32 => self.f32_mut().copy_from_slice(values),
+            DType::BF16 => bytemuck::cast_slice_mut::<u16, bf16>(self.bits_mut()).convert_from_f32_slice(values),
+            DType::F16 => bytemuck::cast_slice_mut::<u16, f16>(self.bits_mut()).convert_from_f32_slice(values),
         }
     }
 
     pub(super) fn fill(&mut self, value: f32) {
-        match &mut self.storage {
-            Storage::F32(target) => target.fill(value),
-            Storage::Half(DType::BF16, bits) => bits.fill(bf16::from_f32(value).to_bits()),
-            Storage::Half(_, bits) => bits.fill(f16::from_f32(value).to_bits()),
-            Storage::Mapped(_) => panic!("a mapped buffer is read-only"),
+        match self.dtype {
+            _ if self.len == 0 => {}
+            DType::F32 => self.f32_mut().fill(value),
+            DType::BF16 => self.bits_mut().fill(bf16::from_f32(value).to_bits()),
+            DType::F16 => self.bits_mut().fill(f16::from_f32(value).to_bits()),
         }
     }
 
     pub(super) fn copy_from(&mut self, source: View<'_>) {
-        match (&mut self.storage, source) {
-            (Storage::F32(target), _) => source.widen(target),
+        match (self.dtype, source) {
+            _ if self.len == 0 => assert!(source.is_empty(), "as many values as elements"),
+            (DType::F32, _) => source.widen(self.f32_mut()),
             (_, View::F32(values)) => self.write(values),
-            (Storage::Half(DType::BF16, bits), View::BF16(values)) => {
-                bytemuck::cast_slice_mut::<u16, bf16>(bits).copy_from_slice(values);
-            }
-            (Storage::Half(DType::F16, bits), View::F16(values)) => {
-                bytemuck::cast_slice_mut::<u16, f16>(bits).copy_from_slice(values);
-            }
+            (DType::BF16, View::BF16(values)) => self.bits_mut().copy_from_slice(bytemuck::cast_slice(values)),
+            (DType::F16, View::F16(values)) => self.bits_mut().copy_from_slice(bytemuck::cast_slice(values)),
             _ => {
                 let mut wide = vec![0.0; source.len()];
                 source.widen(&mut wide);
@@ -196,9 +256,36 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.storage, Storage::F32(Vec::new())) {
-            Storage::F32(values) if !values.is_empty() => put(&self.pool.free_f32, values),
-            Storage::Half(_, bits) if !bits.is_empty() => put(&self.pool.free_u16, bits),
+            Storage::F32(values) if !values.is_empty() => self.pool.shelves().put(|shelves| &mut shelves.f32, values),
+            Storage::Half(bits) if !bits.is_empty() => self.pool.shelves().put(|shelves| &mut shelves.half, bits),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ragged_sizes_do_not_pile_up() {
+        let pool = Arc::new(Pool::default());
+        let mut most = 0;
+        for step in 0..2000 {
+            let sizes = [1000 + step * 37 % 977, 500 + step * 91 % 301, 3 * (1000 + step * 37 % 977)];
+            let buffers = sizes.map(|len| pool.alloc(DType::F32, len));
+            assert!(buffers.iter().zip(sizes).all(|(buffer, len)| buffer.f32().len() == len));
+            let shelves = pool.shelves();
+            most = most.max(shelves.used + shelves.kept);
+        }
+        // Three buffers of at most 1976 + 800 + 5928 elements, rounded up and served from up to twice the size.
+        assert!(most <= 2 * 5 * 4 * (1976 + 800 + 5928) / 4, "{most} bytes");
+    }
+
+    #[test]
+    fn a_freed_buffer_is_handed_out_again() {
+        let pool = Arc::new(Pool::default());
+        let first = pool.alloc(DType::BF16, 1000).view().as_ptr();
+        assert_eq!(first, pool.alloc(DType::F16, 990).view().as_ptr());
     }
 }

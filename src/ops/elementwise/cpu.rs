@@ -1,23 +1,59 @@
+//! Elementwise operations on the CPU: plain loops, vectorised for the instruction set in use.
+
 use super::Elementwise;
 use crate::Result;
+use crate::device::cpu::simd::{Kernel, Simd};
 use crate::device::{Cpu, Tensor};
-impl Elementwise for Cpu {
-    fn add(&self, x: &Tensor<Self>, y: &mut Tensor<Self>) -> Result<()> {
-        for (y, x) in y.buffer.f32_mut().iter_mut().zip(x.buffer.f32()) {
+use rayon::prelude::*;
+
+/// Elements a task handles; what an element becomes does not depend on it.
+pub(in crate::ops) const CHUNK: usize = 16 * 1024;
+
+struct Add<'a>(&'a [f32], &'a mut [f32]);
+
+impl Kernel for Add<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for (y, x) in self.1.iter_mut().zip(self.0) {
             *y += x;
         }
+    }
+}
+
+struct Scale<'a>(f32, &'a mut [f32]);
+
+impl Kernel for Scale<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for y in self.1 {
+            *y *= self.0;
+        }
+    }
+}
+
+impl Elementwise for Cpu {
+    fn add(&self, x: &Tensor<Self>, y: &mut Tensor<Self>) -> Result<()> {
+        assert_eq!(x.shape(), y.shape(), "x is like y");
+        let chunks = y.buffer.f32_mut().par_chunks_mut(CHUNK).zip(x.buffer.f32().par_chunks(CHUNK));
+        chunks.for_each(|(y, x)| self.isa().run(Add(x, y)));
         Ok(())
     }
+
     fn scale(&self, factor: f32, y: &mut Tensor<Self>) -> Result<()> {
-        for y in y.buffer.f32_mut() {
-            *y *= factor;
-        }
+        y.buffer.f32_mut().par_chunks_mut(CHUNK).for_each(|y| self.isa().run(Scale(factor, y)));
         Ok(())
     }
+
     fn softcap(&self, cap: f32, y: &mut Tensor<Self>) -> Result<()> {
-        for y in y.buffer.f32_mut() {
-            *y = cap * (*y / cap).tanh();
-        }
+        y.buffer.f32_mut().par_chunks_mut(CHUNK).for_each(|y| {
+            for y in y {
+                *y = cap * (*y / cap).tanh();
+            }
+        });
         Ok(())
     }
 }

@@ -2,6 +2,8 @@
 
 mod cpu;
 
+pub(in crate::ops) use cpu::CHUNK;
+
 use crate::Result;
 use crate::device::{Backend, Tensor};
 

@@ -1,6 +1,40 @@
+//! RoPE on the CPU: rows in parallel.
+
 use super::Rope;
 use crate::Result;
+use crate::device::cpu::simd::{Kernel, Simd};
 use crate::device::{Cpu, Tensor};
+use rayon::prelude::*;
+
+/// Rows a task rotates, at least.
+const ROWS: usize = 8;
+
+/// Rotates every head of one row.
+struct Rotate<'a> {
+    row: &'a mut [f32],
+    cos: &'a [f32],
+    sin: &'a [f32],
+    /// -1 for the inverse.
+    sign: f32,
+}
+
+impl Kernel for Rotate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let half = self.cos.len();
+        for head in self.row.chunks_exact_mut(2 * half) {
+            let (low, high) = head.split_at_mut(half);
+            for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(self.cos).zip(self.sin) {
+                let (a, b, sin) = (*low, *high, self.sign * sin);
+                *low = a * cos - b * sin;
+                *high = b * cos + a * sin;
+            }
+        }
+    }
+}
+
 impl Rope for Cpu {
     fn rope_table(
         &self,
@@ -9,31 +43,25 @@ impl Rope for Cpu {
         cos: &mut Tensor<Self>,
         sin: &mut Tensor<Self>,
     ) -> Result<()> {
-        let h = inv_freq.len();
-        let (c, s) = (cos.buffer.f32_mut(), sin.buffer.f32_mut());
-        for (t, &p) in positions.iter().enumerate() {
-            for i in 0..h {
-                let a = p as f32 * inv_freq[i];
-                c[t * h + i] = a.cos();
-                s[t * h + i] = a.sin();
+        let half = inv_freq.len();
+        assert!(cos.shape() == [positions.len(), half] && sin.shape() == cos.shape(), "a row a position");
+        let rows = cos.buffer.f32_mut().par_chunks_exact_mut(half).zip(sin.buffer.f32_mut().par_chunks_exact_mut(half));
+        rows.zip(positions).with_min_len(ROWS).for_each(|((cos, sin), &position)| {
+            for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(inv_freq) {
+                (*sin, *cos) = (position as f32 * frequency).sin_cos();
             }
-        }
+        });
         Ok(())
     }
+
     fn rope(&self, x: &mut Tensor<Self>, cos: &Tensor<Self>, sin: &Tensor<Self>, inverse: bool) -> Result<()> {
-        let h = cos.cols();
-        let n = x.cols();
-        let (c, s) = (cos.buffer.f32(), sin.buffer.f32());
-        for (t, row) in x.buffer.f32_mut().chunks_mut(n).enumerate() {
-            for head in row.chunks_mut(2 * h) {
-                for i in 0..h {
-                    let (a, b) = (head[i], head[i + h]);
-                    let (c, s) = (c[t * h + i], if inverse { -s[t * h + i] } else { s[t * h + i] });
-                    head[i] = a * c - b * s;
-                    head[i + h] = b * c + a * s;
-                }
-            }
-        }
+        let (cols, half) = (x.cols(), cos.cols());
+        assert!(cos.rows() == x.rows() && sin.shape() == cos.shape(), "a row of angles a row of x");
+        assert!(cols.is_multiple_of(2 * half), "whole heads");
+        let sign = if inverse { -1.0 } else { 1.0 };
+        let angles = cos.buffer.f32().par_chunks_exact(half).zip(sin.buffer.f32().par_chunks_exact(half));
+        let rows = x.buffer.f32_mut().par_chunks_exact_mut(cols).zip(angles).with_min_len(ROWS);
+        rows.for_each(|(row, (cos, sin))| self.isa().run(Rotate { row, cos, sin, sign }));
         Ok(())
     }
 }

@@ -14,6 +14,9 @@ const K_BLOCK: usize = 640;
 /// Blocks of k are multiples of this, whatever the instruction set.
 const K_STEP: usize = 32;
 
+/// Elements left free after each packed row.
+const ROW_GAP: usize = 16;
+
 /// Up to this many rows w is read once, in place; above it is packed block by block.
 const DIRECT_ROWS: usize = 24;
 
@@ -27,13 +30,18 @@ const ROW_CHUNK: usize = 512;
 const BLOCK_COLUMNS: usize = 96;
 
 /// x tiles that stay in the first-level cache while a packed block of w passes.
-const TILE_GROUP: usize = 2;
+const TILE_GROUP: usize = 3;
 
 /// Multiply-adds below which a second thread is not worth waking.
 const SMALL: usize = 1 << 16;
 
 fn k_blocks(k: usize) -> impl Iterator<Item = Range<usize>> + Clone {
     blocks(k, K_BLOCK, K_STEP)
+}
+
+/// Elements between packed rows of a block: whole cache lines, an odd number of them, so that rows spread over the sets.
+fn packed_width(block: &Range<usize>) -> usize {
+    block.len().next_multiple_of(K_STEP) + ROW_GAP
 }
 
 /// A product to compute.
@@ -107,7 +115,7 @@ impl Product<'_> {
         // Where n alone does not keep all threads busy, rows are split too.
         let splits = count.div_ceil(blocks).min(m.div_ceil(DIRECT_ROWS));
         let split = m.div_ceil(splits);
-        let width = self.k.next_multiple_of(K_STEP);
+        let width: usize = k_blocks(self.k).map(|block| packed_width(&block)).sum();
         with_scratch(m * width, |packed_x| {
             let shared = Shared::new(&mut *packed_x);
             let chunk = 16;
@@ -120,7 +128,7 @@ impl Product<'_> {
                 let (block, part) = (t / splits, t % splits);
                 let columns = block * columns..((block + 1) * columns).min(self.n);
                 let part = part * split..((part + 1) * split).min(m);
-                with_scratch(columns.len() * K_BLOCK, |packed_w| {
+                with_scratch(columns.len() * packed_width(&(0..K_BLOCK)), |packed_w| {
                     self.isa.run(Packed { product: self, w, packed_x, packed_w, m, first: rows.start, part, columns });
                 });
             });
@@ -179,16 +187,18 @@ impl Kernel for PackX<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let Product { k, x, x_stride, .. } = *self.product;
+        let mut place = 0;
         for block in k_blocks(k) {
-            let width = block.len().next_multiple_of(K_STEP);
+            let width = packed_width(&block);
             for i in self.range.clone() {
-                let at = block.start * self.m + i * width;
+                let at = place + i * width;
                 // SAFETY: each row has a place of its own.
                 let target = unsafe { self.target.range(at..at + width) };
                 let source = (self.first + i) * x_stride;
                 target[..block.len()].copy_from_slice(&x[source + block.start..source + block.end]);
                 target[block.len()..].fill(0.0);
             }
+            place += self.m * width;
         }
     }
 }
@@ -212,8 +222,9 @@ impl<W: Element> Kernel for Packed<'_, W> {
     fn run<S: Simd>(self) {
         let Product { k, w_stride, y_stride, accumulate, .. } = *self.product;
         let n = self.columns.len();
+        let mut place = 0;
         for block in k_blocks(k) {
-            let width = block.len().next_multiple_of(K_STEP);
+            let width = packed_width(&block);
             for j in 0..n {
                 let source = (self.columns.start + j) * w_stride + block.start;
                 widen::<S, W>(&self.w[source..source + block.len()], &mut self.packed_w[j * width..(j + 1) * width]);
@@ -224,8 +235,8 @@ impl<W: Element> Kernel for Packed<'_, W> {
                 // disjoint rows or columns.
                 unsafe {
                     Dots {
-                        k: width,
-                        x: self.packed_x.as_ptr().add(block.start * self.m + i * width),
+                        k: block.len().next_multiple_of(K_STEP),
+                        x: self.packed_x.as_ptr().add(place + i * width),
                         x_stride: width,
                         w: self.packed_w.as_ptr(),
                         w_stride: width,
@@ -236,6 +247,7 @@ impl<W: Element> Kernel for Packed<'_, W> {
                     .run::<S>((self.part.end - i).min(group), n);
                 }
             }
+            place += self.m * width;
         }
     }
 }
