@@ -26,7 +26,7 @@ use std::process::ExitCode;
 /// Start with `safedepth demo`: it trains two small models of a fictional, harmless world and shows the paper's first
 /// three experiments on them. Then point `safedepth suite` at a pair of your own models (Hugging Face folders).
 #[derive(Debug, Parser)]
-#[command(name = "safedepth", version, args_override_self = true, allow_negative_numbers = true, max_term_width = 110)]
+#[command(name = "safedepth", version, args_override_self = true, max_term_width = 110)]
 struct Cli {
     #[command(flatten)]
     global: Global,
