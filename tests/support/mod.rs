@@ -1,4 +1,82 @@
-//! What several test files share.
+//! What the tests share: devices, references in f64, random values, error measures.
+// Each test binary uses a part of it.
 #![allow(dead_code)]
 
+pub mod device;
 pub mod golden;
+pub mod reference_attention;
+pub mod reference_linear_ce;
+pub mod reference_linear_kl;
+pub mod reference_sampling;
+
+use proptest::prelude::ProptestConfig;
+use safedepth::device::cpu::Isa;
+
+/// Every instruction set this machine can run.
+pub fn available() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|isa| isa.is_available())
+}
+
+/// Pseudo-random numbers for test data (SplitMix64), the same on every machine.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in `[0, 1)`.
+    pub fn uniform(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Uniform in `0..n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// Standard normal (Box-Muller).
+    pub fn normal(&mut self) -> f64 {
+        let (u, v) = (1.0 - self.uniform(), self.uniform());
+        (-2.0 * u.ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()
+    }
+
+    /// Normal values times `scale`.
+    pub fn values(&mut self, len: usize, scale: f64) -> Vec<f32> {
+        (0..len).map(|_| (self.normal() * scale) as f32).collect()
+    }
+}
+
+pub fn widen(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// The 2-norm.
+pub fn norm(values: &[f64]) -> f64 {
+    values.iter().map(|v| v * v).sum::<f64>().sqrt()
+}
+
+/// `|got - want|` in the 2-norm; infinite where `got` has a NaN.
+pub fn distance(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let squares: f64 = got.iter().zip(want).map(|(&g, &w)| (f64::from(g) - w).powi(2)).sum();
+    if squares.is_nan() { f64::INFINITY } else { squares.sqrt() }
+}
+
+/// The bits, for comparisons that must be exact.
+pub fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// A rayon pool of `threads`.
+pub fn pool(threads: usize) -> rayon::ThreadPool {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start")
+}
+
+/// Property tests of this many cases. A failing case is printed whole, so no file remembers its seed.
+pub fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}

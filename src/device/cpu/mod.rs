@@ -5,6 +5,7 @@ mod isa;
 mod memory;
 pub mod parallel;
 pub mod simd;
+pub mod tanh;
 
 pub use isa::Isa;
 pub use memory::{Buffer, View};

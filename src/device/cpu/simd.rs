@@ -67,7 +67,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
             let clamped = Self::min(Self::max(x, Self::splat(-87.336_54)), Self::splat(88.0));
             let n = Self::round(Self::mul(clamped, Self::splat(std::f32::consts::LOG2_E)));
             // ln 2 in two parts, so that n * ln 2 is subtracted without rounding.
-            let r = Self::fma(n, Self::splat(-0.693_359_375), clamped);
+            let r = Self::fma(n, Self::splat(-0.693_359_4), clamped);
             let r = Self::fma(n, Self::splat(2.121_944_4e-4), r);
             let mut p = Self::splat(1.987_569_2e-4);
             for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5] {
