@@ -48,7 +48,10 @@ fn the_demo_shows_shallow_alignment() {
     };
     assert!(kl(1..=5) > 3.0 * kl(20..=60), "{} {}", kl(1..=5), kl(20..=60));
     // A refusal prefix more than halves the base model's rate.
-    assert!(2.0 * get("e1", "base", "friend , i cannot", "harmful") < get("e1", "base", "none", "harmful"), "{printed}");
+    assert!(
+        2.0 * get("e1", "base", "friend , i cannot", "harmful") < get("e1", "base", "none", "harmful"),
+        "{printed}"
+    );
 
     // Run again, nothing is trained or generated anew, and the results are the same bytes.
     std::fs::remove_file(output.join("results.csv")).unwrap();

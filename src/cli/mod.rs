@@ -130,6 +130,7 @@ impl Global {
         use crate::device::Backend;
         Manifest {
             version: env!("CARGO_PKG_VERSION").into(),
+            commit: env!("SAFEDEPTH_COMMIT").into(),
             arguments: std::env::args().skip(1).collect(),
             device: device.describe(),
             isa: device.isa().to_string(),

@@ -16,6 +16,8 @@ use std::time::Instant;
 pub struct Manifest {
     /// Version of this program.
     pub version: String,
+    /// The commit it was built from, with "-dirty" where the tree had changes.
+    pub commit: String,
     /// The command line, as given.
     pub arguments: Vec<String>,
     /// The device in words.
@@ -151,7 +153,13 @@ mod tests {
     use super::*;
 
     fn manifest() -> Manifest {
-        Manifest { version: "0".into(), arguments: vec![], device: "cpu".into(), isa: "scalar".into() }
+        Manifest {
+            version: "0".into(),
+            commit: String::new(),
+            arguments: vec![],
+            device: "cpu".into(),
+            isa: "scalar".into(),
+        }
     }
 
     fn row(example: &str, value: f64) -> Row {
