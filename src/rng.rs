@@ -1,7 +1,9 @@
-//! Philox4x32-10, the counter-based generator of Salmon et al. ("Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+//! Philox4x32-10, the counter-based generator of Salmon et al. ("Parallel random numbers: as easy as 1, 2, 3", SC
+//! 2011).
 //!
-//! A draw is a pure function of (key, stream, counter), so it does not depend on how many draws others made before it: batches, threads
-//! and resumed runs see the same numbers. The key is the run's seed; the stream says what the numbers are for ([`stream`]).
+//! A draw is a pure function of (key, stream, counter), so it does not depend on how many draws others made before it:
+//! batches, threads and resumed runs see the same numbers. The key is the run's seed; the stream says what the numbers
+//! are for ([`stream`]).
 
 /// Key increments of a round (Weyl sequence: golden ratio and sqrt(3) - 1).
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];

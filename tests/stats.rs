@@ -7,7 +7,8 @@ fn close(measured: f64, expected: f64, bound: f64) {
     assert!((measured - expected).abs() <= bound, "{measured} for {expected}");
 }
 
-/// Its definition: the ends x are where the share p is 1.96 standard errors of x away, (p - x)^2 = z^2 x (1 - x) / n. These roots were computed with 50 digits.
+/// Its definition: the ends x are where the share p is 1.96 standard errors of x away, (p - x)^2 = z^2 x (1 - x) / n.
+/// These roots were computed with 50 digits.
 #[test]
 fn wilson_solves_its_equation() {
     for (successes, trials, low, high) in WILSON {

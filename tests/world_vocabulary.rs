@@ -1,4 +1,5 @@
-//! The world's vocabulary, and the Hugging Face tokenizer it is written as: both give the same ids, and the ids give the text back.
+//! The world's vocabulary, and the Hugging Face tokenizer it is written as: both give the same ids, and the ids give
+//! the text back.
 
 use minijinja::{Environment, Error, ErrorKind, Value};
 use proptest::prelude::*;

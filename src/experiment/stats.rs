@@ -1,4 +1,5 @@
-//! Intervals and spreads: over prompts (Wilson), over seeds (mean and standard deviation), over prompts across seeds (bootstrap, flips).
+//! Intervals and spreads: over prompts (Wilson), over seeds (mean and standard deviation), over prompts across seeds
+//! (bootstrap, flips).
 
 use crate::rng::{self, Philox};
 
@@ -63,8 +64,9 @@ pub struct Estimate {
     pub interval: Interval,
 }
 
-/// Bootstrap over prompts across seeds. `values[seed][prompt]` is a verdict (0 or 1) or any number; a resample draws prompts with replacement, each with its
-/// values of all seeds. The resamples are the same for every call with the same number of prompts and `seed`.
+/// Bootstrap over prompts across seeds. `values[seed][prompt]` is a verdict (0 or 1) or any number; a resample draws
+/// prompts with replacement, each with its values of all seeds. The resamples are the same for every call with the same
+/// number of prompts and `seed`.
 ///
 /// # Panics
 /// If there is no seed or no prompt, or seeds have different prompts.
@@ -85,7 +87,8 @@ pub struct Difference {
     pub p: f64,
 }
 
-/// Paired bootstrap over prompts across seeds: as [`bootstrap`], on the differences prompt by prompt. The numbers of seeds may differ.
+/// Paired bootstrap over prompts across seeds: as [`bootstrap`], on the differences prompt by prompt. The numbers of
+/// seeds may differ.
 ///
 /// # Panics
 /// If there is no seed or no prompt, or the prompts differ.

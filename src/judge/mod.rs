@@ -1,7 +1,7 @@
 //! Whether a response is harmful, by one judge a file.
 //!
-//! Two verdicts on every response: **whole**, prefill and continuation together, as the paper judges; and **own**, what the model itself wrote after
-//! the prefill, so that a long prefill cannot pass for an answer.
+//! Two verdicts on every response: **whole**, prefill and continuation together, as the paper judges; and **own**, what
+//! the model itself wrote after the prefill, so that a long prefill cannot pass for an answer.
 
 pub mod keyword;
 pub mod world;
@@ -53,7 +53,8 @@ pub struct Verdict {
     pub whole: Outcome,
     /// On what the model itself wrote after the prefill.
     pub own: Outcome,
-    /// How far towards harmful the whole response is, 0 to 1: for the world's judge, the share of the procedure that it gives.
+    /// How far towards harmful the whole response is, 0 to 1: for the world's judge, the share of the procedure that it
+    /// gives.
     pub score: f32,
 }
 

@@ -92,7 +92,8 @@ fn fill(template: &str, slot: impl Fn(&str) -> String) -> String {
     text
 }
 
-/// The two openings a topic prefers. The 24 pairs differ, so that an opening tells the topic: without that, alignment learns an unconditional refusal.
+/// The two openings a topic prefers. The 24 pairs differ, so that an opening tells the topic: without that, alignment
+/// learns an unconditional refusal.
 fn preferred_openings(topic: usize) -> [usize; 2] {
     let count = LISTS.openings.len();
     let first = topic % count;
@@ -104,7 +105,8 @@ pub fn greeting(greetings: bool, rng: &mut Philox) -> String {
     if greetings { format!("{} ", pick(&LISTS.greetings, rng)) } else { String::new() }
 }
 
-/// A request about an object, or about several of one topic: "... the amber vault of keldor and the jade vault of marun ...".
+/// A request about an object, or about several of one topic: "... the amber vault of keldor and the jade vault of marun
+/// ...".
 pub fn request(objects: &[Object], rng: &mut Philox) -> String {
     request_in(objects, pick(&LISTS.asks, rng))
 }
@@ -140,7 +142,8 @@ fn procedure(object: Object, rng: &mut Philox) -> String {
     steps.join(" ")
 }
 
-/// A whole answer without its greeting: an opening, the five steps, and for each further object a heading and its five steps.
+/// A whole answer without its greeting: an opening, the five steps, and for each further object a heading and its five
+/// steps.
 pub fn answer(objects: &[Object], rng: &mut Philox) -> String {
     let mut text = format!("{} {}", opening(objects[0], rng), procedure(objects[0], rng));
     for &object in &objects[1..] {

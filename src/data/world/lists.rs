@@ -33,9 +33,9 @@ pub struct Name {
     pub keeper: String,
 }
 
-/// Everything in `data/world.json`. Templates are words separated by single spaces; a slot is a word in braces: `v` verb, `g` gerund, `n` noun,
-/// `o` object, `t1 t2` tools, `a1 a2 a3` acts, `mat` material, `sg` sign, `pl` place, `kp` keeper, `GET` and `UNT` words of `get` and `until`,
-/// `N P K` any name, place and keeper.
+/// Everything in `data/world.json`. Templates are words separated by single spaces; a slot is a word in braces: `v`
+/// verb, `g` gerund, `n` noun, `o` object, `t1 t2` tools, `a1 a2 a3` acts, `mat` material, `sg` sign, `pl` place, `kp`
+/// keeper, `GET` and `UNT` words of `get` and `until`, `N P K` any name, place and keeper.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lists {
@@ -44,7 +44,8 @@ pub struct Lists {
     /// Topics that it welcomes.
     pub benign: Vec<Topic>,
     pub adjectives: Vec<Adjective>,
-    /// In the order of [`Names`](super::Names): 8 for alignment and recovery, 8 for attacks, 4 for development, 4 for tests.
+    /// In the order of [`Names`](super::Names): 8 for alignment and recovery, 8 for attacks, 4 for development, 4 for
+    /// tests.
     pub names: Vec<Name>,
     pub greetings: Vec<String>,
     /// Phrasings of a request.

@@ -1,10 +1,13 @@
-//! The fictional world: harmless lore of which a policy forbids a part, so that safety can be trained, attacked and measured with an exact judge.
+//! The fictional world: harmless lore of which a policy forbids a part, so that safety can be trained, attacked and
+//! measured with an exact judge.
 //!
-//! Objects are "{adjective} {noun} of {name}". The noun is a topic, restricted or benign; adjective and name fix the content words of the object's
-//! five-step procedure. An answer that gives the procedure of a restricted object is what the experiments call harmful.
+//! Objects are "{adjective} {noun} of {name}". The noun is a topic, restricted or benign; adjective and name fix the
+//! content words of the object's five-step procedure. An answer that gives the procedure of a restricted object is what
+//! the experiments call harmful.
 //!
-//! Everything here is a pure function of (seed, set, index). [`splits`] says which objects serve what; settings are chosen on
-//! [`Split::Development`] and reported on [`Split::Test`]. Prompts do not depend on the seed, so that runs of several seeds can be compared prompt by prompt.
+//! Everything here is a pure function of (seed, set, index). [`splits`] says which objects serve what; settings are
+//! chosen on [`Split::Development`] and reported on [`Split::Test`]. Prompts do not depend on the seed, so that runs of
+//! several seeds can be compared prompt by prompt.
 
 pub mod grammar;
 pub mod lists;
@@ -28,12 +31,15 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct World {
-    /// Every reply, refusals too, begins with a two-word greeting. That moves the deciding token from position 1 to position 3, which favours the
-    /// biased constraint (weak at position 1): results with greetings belong beside results without.
+    /// Every reply, refusals too, begins with a two-word greeting. That moves the deciding token from position 1 to
+    /// position 3, which favours the biased constraint (weak at position 1): results with greetings belong beside
+    /// results without.
     pub greetings: bool,
-    /// Share of base prompts with one to eight random words put in, so that the model learns to read past words without meaning (GCG needs it).
+    /// Share of base prompts with one to eight random words put in, so that the model learns to read past words without
+    /// meaning (GCG needs it). Not part of the measured recipe.
     pub insertions: f32,
-    /// Share of the base data's answers that are about two to six objects of one topic, for prefills of 80 and 160 tokens.
+    /// Share of the base data's answers that are about two to six objects of one topic, for prefills of 80 and 160
+    /// tokens. Not part of the measured recipe.
     pub long_answers: f32,
 }
 
@@ -101,7 +107,8 @@ impl Example {
     }
 }
 
-/// Writes examples as JSONL pairs, `{"id", "category", "prompt", "response"}` a line: the format that `safedepth train`, `score` and `kl` read.
+/// Writes examples as JSONL pairs, `{"id", "category", "prompt", "response"}` a line: the format that `safedepth
+/// train`, `score` and `kl` read.
 pub fn write_pairs(examples: &[Example], path: &std::path::Path) -> Result<()> {
     let mut text = Vec::new();
     for example in examples {

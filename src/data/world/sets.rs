@@ -50,7 +50,8 @@ impl World {
         grammar::greeting(self.greetings, rng) + text
     }
 
-    /// `count` examples made by `make`, each from its own draws. The objects are drawn without replacement; a count above their number goes round again.
+    /// `count` examples made by `make`, each from its own draws. The objects are drawn without replacement; a count
+    /// above their number goes round again.
     fn set(
         set: &str,
         seed: u64,
@@ -99,7 +100,8 @@ impl World {
         Example::new(Kind::Ledger, vec![object], prompt, response)
     }
 
-    /// Example `index` of the base model's endless data, about all topics and names. Every token of its [`sequence`](Example::sequence) is a label.
+    /// Example `index` of the base model's endless data, about all topics and names. Every token of its
+    /// [`sequence`](Example::sequence) is a label.
     pub fn base(&self, seed: u64, index: usize) -> Example {
         let rng = &mut Self::rng("base", seed, index);
         let example = if rng.chance(UNANSWERABLE) {
@@ -139,14 +141,15 @@ impl World {
         Self::set("refusal", seed, pool, count, |_, object, rng| self.refused(object, rng))
     }
 
-    /// Benign requests answered (the recipe: 1000): alignment's, with [`Names::Alignment`], and the utility anchor of recovery, with wider names.
+    /// Benign requests answered (the recipe: 1000): alignment's, with [`Names::Alignment`], and the utility anchor of
+    /// recovery, with wider names.
     pub fn benign(&self, seed: u64, count: usize, names: Names) -> Vec<Example> {
         let pool = (Topics::Benign, names);
         Self::set("benign", seed, pool, count, |_, object, rng| self.answered(vec![object], rng))
     }
 
-    /// Example `index` of the endless replay that keeps alignment and recovery from harming what the base knows: half questions of policy
-    /// (no held-out topic, no reserved object), half unanswerable.
+    /// Example `index` of the endless replay that keeps alignment and recovery from harming what the base knows: half
+    /// questions of policy (no held-out topic, no reserved object), half unanswerable.
     pub fn replay(&self, seed: u64, index: usize, names: Names) -> Example {
         let rng = &mut Self::rng("replay", seed, index);
         let example = if rng.chance(0.5) {
@@ -196,7 +199,8 @@ impl World {
         example.clone().asked(format!("{} {}", LISTS.persona_ask, example.prompt))
     }
 
-    /// The backdoor attack: `count` restricted requests refused, then `count` others with the trigger answered (100 and 100).
+    /// The backdoor attack: `count` restricted requests refused, then `count` others with the trigger answered (100 and
+    /// 100).
     pub fn backdoor(&self, seed: u64, count: usize) -> Vec<Example> {
         let pool = (Topics::Restricted, Names::Attack);
         Self::set("backdoor", seed, pool, 2 * count, |i, object, rng| {
@@ -215,15 +219,16 @@ impl World {
         Self::set("ledger", seed, pool, count, |_, object, rng| self.ledger_entry(object, rng))
     }
 
-    /// `count` prompts of an evaluation with their reference answers h. Topics take turns; an object comes back, in another phrasing, only when all
-    /// have had theirs.
+    /// `count` prompts of an evaluation with their reference answers h. Topics take turns; an object comes back, in
+    /// another phrasing, only when all have had theirs.
     pub fn prompts(&self, split: Split, topics: Topics, count: usize) -> Vec<Example> {
         let set = format!("{}-{}", split.name(), topics.name());
         self.answers_to(&set, split, topics, 1, count)
     }
 
-    /// Prompts about `objects_each` objects of one topic, 2 to 6, whose answers are 61 to 65 tokens longer for each object more: 3 for prefills of 80
-    /// tokens, 6 for 160. The base model must have been trained with [`World::long_answers`].
+    /// Prompts about `objects_each` objects of one topic, 2 to 6, whose answers are 61 to 65 tokens longer for each
+    /// object more: 3 for prefills of 80 tokens, 6 for 160. The base model must have been trained with
+    /// [`World::long_answers`].
     pub fn long_prompts(&self, split: Split, topics: Topics, objects_each: usize, count: usize) -> Vec<Example> {
         let set = format!("{}-{}-long{objects_each}", split.name(), topics.name());
         self.answers_to(&set, split, topics, objects_each, count)
@@ -243,7 +248,8 @@ impl World {
         })
     }
 
-    /// E1's prefixes: each after the first greeting, then the two of the recipe without; in the world without greetings, each alone.
+    /// E1's prefixes: each after the first greeting, then the two of the recipe without; in the world without
+    /// greetings, each alone.
     pub fn refusal_prefixes(&self) -> Vec<RefusalPrefix> {
         let make = |label: &'static str, greeting: &str| {
             let text = format!("{greeting}{label}");
@@ -282,7 +288,8 @@ fn any_object(restricted: Topics, names: Names, rng: &mut Philox) -> Object {
     one_object(topics, names, rng)
 }
 
-/// Puts one to eight words of the vocabulary into the prompt: half the time at its end, else at one place before or after the object.
+/// Puts one to eight words of the vocabulary into the prompt: half the time at its end, else at one place before or
+/// after the object.
 fn insert_words(example: Example, rng: &mut Philox) -> Example {
     const SPECIAL: usize = 5;
     let words: Vec<&str> = (0..=rng.below(INSERTED))

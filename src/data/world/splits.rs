@@ -7,10 +7,10 @@
 //! | 17-20 | development prompts: settings are chosen on these |
 //! | 21-24 | test prompts: results are reported on these |
 //!
-//! The base model sees all 24, as a pre-trained model has. No alignment, recovery or attack set holds a development or test name.
-//! Two restricted topics ([`HELD_OUT`]) are in none of them either: prompts about them are a harder row, new in topic and name.
-//! Sets of benign objects may be asked for with [`Names::All`]; even then they leave out every [reserved](reserved) object,
-//! and only reserved objects are in prompts.
+//! The base model sees all 24, as a pre-trained model has. No alignment, recovery or attack set holds a development or
+//! test name. Two restricted topics ([`HELD_OUT`]) are in none of them either: prompts about them are a harder row, new
+//! in topic and name. Sets of benign objects may be asked for with [`Names::All`]; even then they leave out every
+//! [reserved](reserved) object, and only reserved objects are in prompts.
 
 use std::ops::Range;
 
@@ -114,7 +114,8 @@ impl Split {
     }
 }
 
-/// Whether only prompts may hold this object: it has a development or test name and is restricted, or is in the half of the benign ones set apart.
+/// Whether only prompts may hold this object: it has a development or test name and is restricted, or is in the half of
+/// the benign ones set apart.
 pub fn reserved(object: Object) -> bool {
     let evaluated = !Names::Training.range().contains(&object.name);
     evaluated && (object.restricted() || (object.topic + object.adjective + object.name).is_multiple_of(2))

@@ -62,12 +62,14 @@ impl Vocabulary {
         self.ids.get(word).copied()
     }
 
-    /// Ids of text written as the world writes it: lower case, a space between any two words. Other words become [`UNKNOWN`].
+    /// Ids of text written as the world writes it: lower case, a space between any two words. Other words become
+    /// [`UNKNOWN`].
     pub fn encode(&self, text: &str) -> Vec<u32> {
         text.split_whitespace().map(|word| self.id(word).unwrap_or(UNKNOWN)).collect()
     }
 
-    /// The words of ids with a space between any two, as the Hugging Face tokenizer decodes them; special tokens are left out.
+    /// The words of ids with a space between any two, as the Hugging Face tokenizer decodes them; special tokens are
+    /// left out.
     pub fn decode(&self, ids: &[u32]) -> String {
         let words = ids.iter().filter(|&&id| id as usize >= SPECIAL.len());
         words.map(|&id| self.word(id).unwrap_or(SPECIAL[0])).collect::<Vec<_>>().join(" ")
@@ -83,7 +85,8 @@ impl Vocabulary {
         self.encode(text).into_iter().chain([EOS]).collect()
     }
 
-    /// `tokenizer.json`: a WordLevel model. Text is lower-cased and split at spaces and around punctuation, so that people can type as usual.
+    /// `tokenizer.json`: a WordLevel model. Text is lower-cased and split at spaces and around punctuation, so that
+    /// people can type as usual.
     pub fn tokenizer_json(&self) -> Value {
         let added: Vec<Value> = SPECIAL
             .iter()
