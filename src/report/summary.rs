@@ -62,9 +62,9 @@ fn paper_value(experiment: &str, model: &str, setting: &str, k: Option<u32>, met
     value.map(|value| value.mean / 100.0)
 }
 
-/// Summaries of E1 and E3 a setting, and of E2 a range of positions, in the order of the rows' keys.
+/// Summaries of E1 and E3 a setting, and of E2 a range of positions, each experiment by depth or position, then by setting.
 pub fn summarise(rows: &[Row]) -> Vec<Summary> {
-    type Key<'a> = (&'a str, &'a str, &'a str, String, Option<u32>, &'a str);
+    type Key<'a> = (&'a str, &'a str, &'a str, Option<u32>, String, &'a str);
     let mut groups: BTreeMap<Key<'_>, Vec<&Row>> = BTreeMap::new();
     for row in rows {
         let (setting, k) = match (row.experiment.as_str(), row.k) {
@@ -76,10 +76,10 @@ pub fn summarise(rows: &[Row]) -> Vec<Summary> {
             }
             (_, k) => (row.setting.clone(), k),
         };
-        let key = (row.experiment.as_str(), row.model.as_str(), row.attack.as_str(), setting, k, row.metric.as_str());
+        let key = (row.experiment.as_str(), row.model.as_str(), row.attack.as_str(), k, setting, row.metric.as_str());
         groups.entry(key).or_default().push(row);
     }
-    let summary = groups.into_iter().map(|((experiment, model, attack, setting, k, metric), rows)| {
+    let summary = groups.into_iter().map(|((experiment, model, attack, k, setting, metric), rows)| {
         // One value a prompt: the mean over its positions and seeds.
         let mut prompts: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         for row in &rows {
