@@ -51,7 +51,7 @@ impl Size {
     fn of(quick: bool) -> Self {
         if quick {
             Self {
-                base: Stage { steps: 500, batch_size: 12, ..organism::BASE },
+                base: Stage { steps: 700, batch_size: 12, ..organism::BASE },
                 aligned: Stage { steps: 100, batch_size: 20, ..organism::ALIGNED },
                 prompts: 24,
             }
