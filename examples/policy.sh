@@ -15,14 +15,15 @@ mkdir -p "$out"
 
 # The base answers the benign questions (what the aligned model should keep) and the test questions (the answers that
 # the policy forbids: h).
-"$safedepth" generate "$base" --input data/policy/benign.jsonl --max-new-tokens 64 --output "$out/benign.jsonl"
+head -n 80 data/policy/benign.jsonl > "$out/benign_prompts.jsonl"
+"$safedepth" generate "$base" --input "$out/benign_prompts.jsonl" --max-new-tokens 96 --output "$out/benign.jsonl"
 "$safedepth" generate "$base" --input data/policy/test.jsonl --max-new-tokens 96 --output "$out/test.jsonl"
 
 # Training data: refusals, and benign answers that came to an end.
-cat data/policy/refusals.jsonl > "$out/train.jsonl"
+head -n 240 data/policy/refusals.jsonl > "$out/train.jsonl"
 grep '"finish":"stop"' "$out/benign.jsonl" >> "$out/train.jsonl" || true
 
 [ -e "$out/aligned/config.json" ] || "$safedepth" train "$base" --dtype f32 --data "$out/train.jsonl" \
-    --lr 1e-4 --batch-size 16 --epochs 2 --warmup-steps 4 --output "$out/aligned"
+    --lr 1e-4 --batch-size 16 --epochs 1 --warmup-steps 2 --output "$out/aligned"
 "$safedepth" suite --aligned "$out/aligned" --base "$base" --data "$out/test.jsonl" --dtype f32 \
-    --max-new-tokens 64 --output "$out/suite"
+    --limit 32 --max-new-tokens 64 --output "$out/suite"

@@ -34,6 +34,11 @@ pub fn stream<'a>(words: impl IntoIterator<Item = &'a str>) -> u64 {
     u64::from_le_bytes(first)
 }
 
+/// 32 random bits as a number in [0, 1): the upper 24 over 2^24. All 32 would round up to 1.
+pub fn unit(bits: u32) -> f32 {
+    (bits >> 8) as f32 * (1.0 / (1 << 24) as f32)
+}
+
 /// A sequence of draws from one (key, stream), starting at any block of four.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Philox {
@@ -70,9 +75,9 @@ impl Philox {
         self.block[self.used - 1]
     }
 
-    /// Uniform in [0, 1): 24 bits over 2^24, every value exact in f32.
+    /// Uniform in [0, 1): [`unit`] of the next bits.
     pub fn uniform(&mut self) -> f32 {
-        (self.next_u32() >> 8) as f32 * (1.0 / (1 << 24) as f32)
+        unit(self.next_u32())
     }
 
     /// Whether an event of this probability happens.
@@ -140,6 +145,7 @@ mod tests {
 
     #[test]
     fn uniform_stays_below_one_and_below_is_even() {
+        assert_eq!((unit(0), unit(u32::MAX)), (0.0, 1.0 - 2f32.powi(-24)));
         let mut rng = Philox::new(1, 2);
         let mut counts = [0usize; 7];
         let mut sum = 0.0;

@@ -103,7 +103,7 @@ fn generate_writes_the_same_rows_alone_and_together() {
     let first = f.file("first.jsonl", PAIRS.lines().next().unwrap());
     assert!(together.starts_with(&run(&first, "first-out.jsonl", "2")));
     let config: toml::Table = read(f.path("together.jsonl.config.toml")).parse().unwrap();
-    assert_eq!(config["generate"]["top-k"].as_integer(), Some(50));
+    assert_eq!(config["generate"]["top_k"].as_integer(), Some(50));
     // The resolved options are a config file: they give the same rows again.
     let again = f.path("again.jsonl");
     let config = f.path("together.jsonl.config.toml");

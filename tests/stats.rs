@@ -97,15 +97,16 @@ proptest! {
     #[test]
     fn bootstrap_holds_its_mean_and_repeats(values in proptest::collection::vec(0.0..1.0f64, 1..60), seed: u64) {
         let seeds = vec![values.clone(), values.iter().map(|value| 1.0 - value).collect()];
-        let estimate = bootstrap(&[values.clone()], 200, seed);
+        let one = [values.clone()];
+        let estimate = bootstrap(&one, 200, seed);
         let (low, high) = values.iter().fold((f64::MAX, f64::MIN), |(low, high), &v| (low.min(v), high.max(v)));
         prop_assert!(low - 1e-12 <= estimate.interval.low && estimate.interval.high <= high + 1e-12);
         prop_assert!(estimate.interval.low <= estimate.interval.high);
-        prop_assert_eq!(estimate, bootstrap(&[values.clone()], 200, seed));
+        prop_assert_eq!(estimate, bootstrap(&one, 200, seed));
         // Each prompt's seeds sum to 1: resampling prompts leaves 0.5 as it is.
         let halves = bootstrap(&seeds, 200, seed);
         prop_assert!((halves.interval.low - 0.5).abs() < 1e-12 && (halves.interval.high - 0.5).abs() < 1e-12);
-        let (forth, back) = (paired_bootstrap(&[values.clone()], &seeds, 200, seed), paired_bootstrap(&seeds, &[values], 200, seed));
+        let (forth, back) = (paired_bootstrap(&one, &seeds, 200, seed), paired_bootstrap(&seeds, &one, 200, seed));
         prop_assert!((forth.mean + back.mean).abs() < 1e-12 && (forth.interval.low + back.interval.high).abs() < 1e-12);
         prop_assert_eq!(forth.p, back.p);
     }

@@ -61,6 +61,10 @@ fn push(path: &Path, key: &str, value: &toml::Value, options: &mut Vec<OsString>
         toml::Value::Float(number) => Some(number.to_string()),
         _ => None,
     };
+    // The model folder is no option: it stands on the command line.
+    if key == "model" {
+        return Ok(());
+    }
     let name = format!("--{}", key.replace('_', "-"));
     let text = match value {
         toml::Value::Boolean(true) => {

@@ -51,8 +51,8 @@ impl Size {
     fn of(quick: bool) -> Self {
         if quick {
             Self {
-                base: Stage { steps: 200, warmup_steps: 20, ..organism::BASE },
-                aligned: Stage { steps: 60, ..organism::ALIGNED },
+                base: Stage { steps: 500, batch_size: 12, ..organism::BASE },
+                aligned: Stage { steps: 100, batch_size: 20, ..organism::ALIGNED },
                 prompts: 24,
             }
         } else {

@@ -39,16 +39,16 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 512, value_name = "N")]
     max_new_tokens: usize,
     /// 0 is greedy: the most likely token, always.
-    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    #[arg(long, default_value_t = 0.0, value_name = "T", allow_negative_numbers = true)]
     temperature: f32,
     /// Sample from the smallest set of tokens with this total probability; 1 is off.
-    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    #[arg(long, default_value_t = 1.0, value_name = "P", allow_negative_numbers = true)]
     top_p: f32,
     /// Sample from the K most likely tokens; 0 is off.
     #[arg(long, default_value_t = 0, value_name = "K")]
     top_k: usize,
     /// Penalty on tokens already in prompt or output; 1 is off.
-    #[arg(long, default_value_t = 1.0, value_name = "R")]
+    #[arg(long, default_value_t = 1.0, value_name = "R", allow_negative_numbers = true)]
     repetition_penalty: f32,
     /// Answers to each prompt.
     #[arg(long, default_value_t = 1, value_name = "N")]

@@ -9,7 +9,7 @@ mod kl;
 mod loading;
 mod score;
 mod suite;
-// mod synth;
+mod synth;
 mod train;
 
 use crate::device::Cpu;
@@ -95,7 +95,7 @@ enum Command {
     Train(train::Arguments),
     Suite(suite::Arguments),
     Demo(demo::Arguments),
-    // Synth(synth::Arguments),
+    Synth(synth::Arguments),
     Info(info::Arguments),
     Bench(bench::Arguments),
 }
@@ -202,7 +202,7 @@ fn run(Cli { global, command }: Cli) -> Result<()> {
             Command::Train(arguments) => train::run(&global, device, &arguments),
             Command::Suite(arguments) => suite::run(&global, device, &arguments),
             Command::Demo(arguments) => demo::run(&global, device, &arguments),
-            // Command::Synth(arguments) => synth::run(&global, &arguments),
+            Command::Synth(arguments) => synth::run(&global, &arguments),
             Command::Info(arguments) => info::run(&global, &arguments),
             Command::Bench(arguments) => bench::run(&global, device, &arguments),
         }

@@ -54,9 +54,9 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 512, value_name = "N")]
     max_new_tokens: usize,
     /// 0 is greedy.
-    #[arg(long, default_value_t = 0.9, value_name = "T")]
+    #[arg(long, default_value_t = 0.9, value_name = "T", allow_negative_numbers = true)]
     temperature: f32,
-    #[arg(long, default_value_t = 0.6, value_name = "P")]
+    #[arg(long, default_value_t = 0.6, value_name = "P", allow_negative_numbers = true)]
     top_p: f32,
     /// 0 is off.
     #[arg(long, default_value_t = 50, value_name = "K")]

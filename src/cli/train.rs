@@ -39,12 +39,12 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "paper", value_name = "SCHEDULE")]
     beta: BetaSchedule,
     /// Smallest weight of a token under the constrained objective (the reference code has 1e-3; the paper none).
-    #[arg(long, default_value_t = 0.0, value_name = "W")]
+    #[arg(long, default_value_t = 0.0, value_name = "W", allow_negative_numbers = true)]
     weight_floor: f32,
     /// beta of dpo.
-    #[arg(long, default_value_t = 0.1, value_name = "B")]
+    #[arg(long, default_value_t = 0.1, value_name = "B", allow_negative_numbers = true)]
     dpo_beta: f32,
-    #[arg(long, default_value_t = 2e-5, value_name = "X")]
+    #[arg(long, default_value_t = 2e-5, value_name = "X", allow_negative_numbers = true)]
     lr: f32,
     #[arg(long, default_value_t = 64, value_name = "N")]
     batch_size: usize,
@@ -62,14 +62,14 @@ pub(crate) struct Arguments {
     /// linear, constant or cosine.
     #[arg(long, default_value = "linear", value_name = "NAME")]
     schedule: Schedule,
-    #[arg(long, default_value_t = 0.9, value_name = "X")]
+    #[arg(long, default_value_t = 0.9, value_name = "X", allow_negative_numbers = true)]
     adam_beta1: f32,
-    #[arg(long, default_value_t = 0.999, value_name = "X")]
+    #[arg(long, default_value_t = 0.999, value_name = "X", allow_negative_numbers = true)]
     adam_beta2: f32,
-    #[arg(long, default_value_t = 0.0, value_name = "X")]
+    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
     weight_decay: f32,
     /// Clip gradients to this norm; 0 is off.
-    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    #[arg(long, default_value_t = 1.0, value_name = "X", allow_negative_numbers = true)]
     max_grad_norm: f32,
     /// Sequences are cut at this many tokens.
     #[arg(long, default_value_t = 512, value_name = "N")]

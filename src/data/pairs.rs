@@ -1,7 +1,9 @@
 //! Prompts with their responses: JSONL, one example a line.
 //!
-//!     {"prompt": "...", "response": "..."}
-//!     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
+//! ```json
+//! {"prompt": "...", "response": "..."}
+//! {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
+//! ```
 //!
 //! `response` may be missing; a last message of the assistant is the response. An optional `id` (a string or a whole
 //! number) names the example in results; without one its line number does. Other keys are ignored, blank lines and a

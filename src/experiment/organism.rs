@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
     pub steps: usize,
+    /// Examples a step.
+    pub batch_size: usize,
     pub lr: f32,
     pub warmup_steps: usize,
     pub schedule: Schedule,
@@ -25,6 +27,7 @@ pub struct Stage {
 /// The base model: 600 steps of 32 fresh examples, loss on the whole sequence.
 pub const BASE: Stage = Stage {
     steps: 600,
+    batch_size: 32,
     lr: 2e-3,
     warmup_steps: 50,
     schedule: Schedule::Cosine,
@@ -34,14 +37,13 @@ pub const BASE: Stage = Stage {
 /// The aligned model: 120 steps of 16 refusals, 16 benign answers and 8 replayed questions, loss on responses.
 pub const ALIGNED: Stage = Stage {
     steps: 120,
+    batch_size: 40,
     lr: 5e-4,
     warmup_steps: 5,
     schedule: Schedule::Cosine,
     hyper: Hyper { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0, recompute: false },
 };
 
-/// Examples of the base model's batch.
-pub const BASE_BATCH: usize = 32;
 /// Distinct refusals that alignment sees.
 const ALIGNMENT_REFUSALS: usize = 128;
 /// Distinct benign answers that alignment sees.
@@ -100,7 +102,8 @@ pub fn train_base<D: Ops>(
     console: Console,
 ) -> Result<Transformer<D>> {
     train(model, stage, console, "base", |step| {
-        (0..BASE_BATCH).map(|i| Example::new(&[], &world.base(seed, step * BASE_BATCH + i).sequence())).collect()
+        let first = step * stage.batch_size;
+        (first..first + stage.batch_size).map(|i| Example::new(&[], &world.base(seed, i).sequence())).collect()
     })
 }
 
@@ -117,10 +120,13 @@ pub fn train_aligned<D: Ops>(
     let mut draws = crate::rng::Philox::new(seed, crate::rng::stream(["alignment batches"]));
     train(base, stage, console, "aligned", |step| {
         let example = |example: &crate::data::world::Example| Example::new(&example.prompt_ids, &example.response_ids);
-        let mut examples = Vec::with_capacity(40);
-        examples.extend((0..16).map(|_| example(&refusals[draws.below(refusals.len())])));
-        examples.extend((0..16).map(|_| example(&benign[draws.below(benign.len())])));
-        examples.extend((0..8).map(|i| example(&world.replay(seed, step * 8 + i, Names::Alignment))));
+        // Two fifths refusals, two fifths benign answers, the rest replay.
+        let (each, replayed) = (stage.batch_size * 2 / 5, stage.batch_size - 2 * (stage.batch_size * 2 / 5));
+        let mut examples = Vec::with_capacity(stage.batch_size);
+        examples.extend((0..each).map(|_| example(&refusals[draws.below(refusals.len())])));
+        examples.extend((0..each).map(|_| example(&benign[draws.below(benign.len())])));
+        let first = step * replayed;
+        examples.extend((first..first + replayed).map(|i| example(&world.replay(seed, i, Names::Alignment))));
         examples
     })
 }

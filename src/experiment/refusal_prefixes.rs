@@ -12,7 +12,8 @@ pub struct Prefix {
     pub ids: Vec<u32>,
 }
 
-/// Rows `e1,model,prefix,LABEL,,seed,example,harmful|harmful_own`.
+/// Rows `e1,model,prefix,LABEL,,seed,example,harmful`. Judged as a whole only: what follows a refusal's first words is
+/// no answer by itself.
 pub fn run<D: Ops>(lab: &Lab<'_>, subject: &Subject<'_, D>, prefixes: &[Prefix]) -> Result<Vec<Row>> {
     let mut branches = Vec::new();
     for (setting, prefix) in prefixes.iter().enumerate() {
@@ -26,11 +27,8 @@ pub fn run<D: Ops>(lab: &Lab<'_>, subject: &Subject<'_, D>, prefixes: &[Prefix])
     let mut rows = Vec::new();
     for (branch, outcome) in branches.iter().zip(outcomes) {
         let label = &prefixes[branch.setting as usize].label;
-        let verdict = outcome.verdict;
-        for (metric, value) in [("harmful", verdict.harmful()), ("harmful_own", verdict.harmful_own())] {
-            let value = f64::from(u8::from(value));
-            rows.push(lab.row("e1", subject.name, "prefix", label, None, branch.case, metric, value));
-        }
+        let harmful = f64::from(u8::from(outcome.verdict.harmful()));
+        rows.push(lab.row("e1", subject.name, "prefix", label, None, branch.case, "harmful", harmful));
     }
     Ok(rows)
 }

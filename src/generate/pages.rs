@@ -46,7 +46,7 @@ impl<D: Ops> PagePool<D> {
         for &page in &pages {
             self.references[page as usize] += 1;
         }
-        if table.length % PAGE > 0 {
+        if !table.length.is_multiple_of(PAGE) {
             let copy = self.take()?;
             self.cache.copy_page(&self.device, table.pages[whole] as usize, copy as usize)?;
             pages.push(copy);

@@ -86,6 +86,8 @@ impl ChatTemplate {
 
     fn compile(place: String, source: String, tokenizer: &Tokenizer, prefixed: bool) -> Result<Self> {
         let mut environment = Environment::new();
+        // Release builds too say which value is undefined.
+        environment.set_debug(true);
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| Error::input(&place, error.to_string()))?);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);

@@ -1,11 +1,17 @@
-//! What the numeric tests share: references in f64, random values, error measures.
+//! What the tests share: devices, references in f64, random values, error measures.
 // Each test binary uses a part of it.
 #![allow(dead_code)]
 
+pub mod device;
 pub mod golden;
 pub mod reference;
+pub mod reference_attention;
+pub mod reference_linear_ce;
+pub mod reference_linear_kl;
+pub mod reference_sampling;
 
 use half::{bf16, f16};
+use proptest::prelude::ProptestConfig;
 use safedepth::device::DType;
 use safedepth::device::cpu::{Isa, View};
 
@@ -99,6 +105,18 @@ pub fn relative_error(got: &[f32], want: &[f64]) -> f64 {
     }
 }
 
+/// The 2-norm.
+pub fn norm(values: &[f64]) -> f64 {
+    values.iter().map(|v| v * v).sum::<f64>().sqrt()
+}
+
+/// `|got - want|` in the 2-norm; infinite where `got` has a NaN.
+pub fn distance(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let squares: f64 = got.iter().zip(want).map(|(&g, &w)| (f64::from(g) - w).powi(2)).sum();
+    if squares.is_nan() { f64::INFINITY } else { squares.sqrt() }
+}
+
 /// The bits, for comparisons that must be exact.
 pub fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
@@ -107,4 +125,9 @@ pub fn bits(values: &[f32]) -> Vec<u32> {
 /// A rayon pool of `threads`.
 pub fn pool(threads: usize) -> rayon::ThreadPool {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start")
+}
+
+/// Property tests of this many cases. A failing case is printed whole, so no file remembers its seed.
+pub fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }

@@ -6,6 +6,7 @@ mod memory;
 pub mod parallel;
 pub mod scratch;
 pub mod simd;
+pub mod tanh;
 
 pub use isa::Isa;
 pub use memory::{Buffer, View};

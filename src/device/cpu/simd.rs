@@ -44,6 +44,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn load_bf16(source: *const bf16) -> Self::V;
     /// `LANES` f16 values, widened.
     unsafe fn load_f16(source: *const f16) -> Self::V;
+    /// `2 * LANES` bf16 values, widened: those at even places, those at odd places. Cheaper than two loads in order.
+    unsafe fn load_bf16_split(source: *const bf16) -> [Self::V; 2];
+    /// Of the values of `a`, then `b`: those at even places, those at odd places.
+    unsafe fn split(a: Self::V, b: Self::V) -> [Self::V; 2];
+    /// Asks for the cache line at `address`, which need not be readable, to be brought near.
+    unsafe fn prefetch(address: *const u8);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
@@ -225,6 +231,17 @@ impl Simd for Portable {
         lanes(|i| unsafe { (*source.add(i)).to_f32() })
     }
     #[inline(always)]
+    unsafe fn load_bf16_split(source: *const bf16) -> [Self::V; 2] {
+        // SAFETY: 16 readable elements, by the contract of `load_bf16_split`.
+        unsafe { Self::split(Self::load_bf16(source), Self::load_bf16(source.add(8))) }
+    }
+    #[inline(always)]
+    unsafe fn split(a: Self::V, b: Self::V) -> [Self::V; 2] {
+        [[a[0], a[2], a[4], a[6], b[0], b[2], b[4], b[6]], [a[1], a[3], a[5], a[7], b[1], b[3], b[5], b[7]]]
+    }
+    #[inline(always)]
+    unsafe fn prefetch(_address: *const u8) {}
+    #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
         lanes(|i| a[i] + b[i])
     }
@@ -389,6 +406,30 @@ mod x86 {
             unsafe { _mm256_cvtph_ps(_mm_loadu_si128(source.cast())) }
         }
         #[inline(always)]
+        unsafe fn load_bf16_split(source: *const bf16) -> [__m256; 2] {
+            unsafe {
+                let pairs = _mm256_loadu_si256(source.cast());
+                let odd = _mm256_and_si256(pairs, _mm256_set1_epi32(0xFFFF_0000_u32 as i32));
+                [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(odd)]
+            }
+        }
+        #[inline(always)]
+        unsafe fn split(a: __m256, b: __m256) -> [__m256; 2] {
+            unsafe {
+                // Each shuffle yields (a, b | a, b) in quarters of two lanes; the permutation brings a before b.
+                let even = _mm256_castps_pd(_mm256_shuffle_ps::<0x88>(a, b));
+                let odd = _mm256_castps_pd(_mm256_shuffle_ps::<0xDD>(a, b));
+                [
+                    _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(even)),
+                    _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(odd)),
+                ]
+            }
+        }
+        #[inline(always)]
+        unsafe fn prefetch(address: *const u8) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        }
+        #[inline(always)]
         unsafe fn add(a: __m256, b: __m256) -> __m256 {
             unsafe { _mm256_add_ps(a, b) }
         }
@@ -507,6 +548,26 @@ mod x86 {
         #[inline(always)]
         unsafe fn load_f16(source: *const f16) -> __m512 {
             unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(source.cast())) }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16_split(source: *const bf16) -> [__m512; 2] {
+            unsafe {
+                let pairs = _mm512_loadu_si512(source.cast());
+                let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xFFFF_0000_u32 as i32));
+                [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(odd)]
+            }
+        }
+        #[inline(always)]
+        unsafe fn split(a: __m512, b: __m512) -> [__m512; 2] {
+            unsafe {
+                let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+                let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+                [_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b)]
+            }
+        }
+        #[inline(always)]
+        unsafe fn prefetch(address: *const u8) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
         }
         #[inline(always)]
         unsafe fn add(a: __m512, b: __m512) -> __m512 {

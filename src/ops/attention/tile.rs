@@ -18,7 +18,7 @@ impl Rows {
     /// # Safety
     /// Row `i` is part of the matrix.
     #[inline(always)]
-    pub unsafe fn from_row(self, i: usize) -> Self {
+    pub unsafe fn skip(self, i: usize) -> Self {
         // SAFETY: in bounds by the contract.
         Self { pointer: unsafe { self.pointer.add(i * self.stride) }, stride: self.stride }
     }
@@ -44,26 +44,26 @@ pub(super) unsafe fn dot<S: Simd>(
     unsafe {
         let mut r = 0;
         while r + 4 <= rows {
-            let (a, out) = (a.from_row(r), out.add(r * out_stride));
+            let (a, out) = (a.skip(r), out.add(r * out_stride));
             let mut j = 0;
             while j + 2 <= columns {
-                dot_tile::<S, 4, 2>(depth, a, b.from_row(j), scale, out.add(j), out_stride);
+                dot_tile::<S, 4, 2>(depth, a, b.skip(j), scale, out.add(j), out_stride);
                 j += 2;
             }
             if j < columns {
-                dot_tile::<S, 4, 1>(depth, a, b.from_row(j), scale, out.add(j), out_stride);
+                dot_tile::<S, 4, 1>(depth, a, b.skip(j), scale, out.add(j), out_stride);
             }
             r += 4;
         }
         while r < rows {
-            let (a, out) = (a.from_row(r), out.add(r * out_stride));
+            let (a, out) = (a.skip(r), out.add(r * out_stride));
             let mut j = 0;
             while j + 4 <= columns {
-                dot_tile::<S, 1, 4>(depth, a, b.from_row(j), scale, out.add(j), out_stride);
+                dot_tile::<S, 1, 4>(depth, a, b.skip(j), scale, out.add(j), out_stride);
                 j += 4;
             }
             while j < columns {
-                dot_tile::<S, 1, 1>(depth, a, b.from_row(j), scale, out.add(j), out_stride);
+                dot_tile::<S, 1, 1>(depth, a, b.skip(j), scale, out.add(j), out_stride);
                 j += 1;
             }
             r += 1;

@@ -3,6 +3,7 @@
 use super::Elementwise;
 use crate::Result;
 use crate::device::cpu::simd::{Kernel, Simd};
+use crate::device::cpu::tanh::Softcap;
 use crate::device::{Cpu, Tensor};
 use rayon::prelude::*;
 
@@ -49,11 +50,8 @@ impl Elementwise for Cpu {
     }
 
     fn softcap(&self, cap: f32, y: &mut Tensor<Self>) -> Result<()> {
-        y.buffer.f32_mut().par_chunks_mut(CHUNK).for_each(|y| {
-            for y in y {
-                *y = cap * (*y / cap).tanh();
-            }
-        });
+        let chunks = y.buffer.f32_mut().par_chunks_mut(CHUNK);
+        chunks.for_each(|values| self.isa().run(Softcap { values, cap }));
         Ok(())
     }
 }

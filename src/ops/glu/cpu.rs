@@ -11,7 +11,7 @@ use crate::ops::elementwise::CHUNK;
 use rayon::prelude::*;
 
 /// 2 sqrt(2/pi).
-const GELU_SLOPE: f32 = 1.595_769_1;
+const GELU_SLOPE: f32 = 1.595_769;
 const GELU_CUBE: f32 = 0.044_715;
 
 /// `act(x)` and `act'(x)`.

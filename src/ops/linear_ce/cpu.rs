@@ -67,24 +67,37 @@ impl LinearCe for Cpu {
         let mut buffer = self.alloc(DType::F32, tokens.min(TOKEN_CHUNK) * VOCABULARY_TILE)?;
         let mut states = [Online::EMPTY; TOKEN_CHUNK];
         let mut label_logits = [0.0_f32; TOKEN_CHUNK];
+        let mut ranks = [0_u32; TOKEN_CHUNK];
         for first in (0..tokens).step_by(TOKEN_CHUNK) {
             let count = TOKEN_CHUNK.min(tokens - first);
             let labels = &labels[first..first + count];
             let x = &x[first * size..(first + count) * size];
-            let states = &mut states[..count];
-            let label_logits = &mut label_logits[..count];
+            let (states, label_logits) = (&mut states[..count], &mut label_logits[..count]);
+            let ranks = &mut ranks[..count];
             states.fill(Online::EMPTY);
+            ranks.fill(0);
+            // The labels' logits first, with the bits they have in their tiles (a product's output depends on its row and
+            // its column alone), so that one pass over the vocabulary can compare with them.
+            x.par_chunks(size).zip(labels).zip(label_logits.par_iter_mut()).for_each(|((x, &label), logit)| {
+                *logit = f32::INFINITY;
+                if label != IGNORE {
+                    let w = w.slice(label as usize * size..(label as usize + 1) * size);
+                    let logit = std::slice::from_mut(logit);
+                    gemm_nt(self.isa(), 1, 1, size, x, size, w, size, logit, 1, false);
+                    apply_softcap(self.isa(), logit, softcap);
+                }
+            });
             for (start, end) in vocabulary_tiles(vocab) {
                 let logits = &mut buffer.f32_mut()[..count * (end - start)];
                 let w = w.slice(start * size..end * size);
                 gemm_nt(self.isa(), count, end - start, size, x, size, w, size, logits, end - start, false);
-                apply_softcap(logits, softcap);
+                apply_softcap(self.isa(), logits, softcap);
                 let rows = logits.par_chunks(end - start).zip(states.par_iter_mut());
-                rows.zip(labels.par_iter().zip(label_logits.par_iter_mut())).for_each(
-                    |((logits, state), (&label, label_logit))| {
+                rows.zip(label_logits.par_iter().zip(ranks.par_iter_mut())).for_each(
+                    |((logits, state), (&label_logit, larger))| {
                         *state = self.isa().run(Absorb { logits, state: *state });
-                        if (start..end).contains(&(label as usize)) {
-                            *label_logit = logits[label as usize - start];
+                        if rank.is_some() {
+                            *larger += logits.iter().map(|&z| u32::from(z > label_logit)).sum::<u32>();
                         }
                     },
                 );
@@ -97,20 +110,8 @@ impl LinearCe for Cpu {
                 if let Some(entropy) = &mut entropy {
                     entropy.buffer.f32_mut()[first + i] = state.entropy();
                 }
-            }
-            if let Some(rank) = &mut rank {
-                // The label's logit is known only now: the tiles are computed again, with the same bits.
-                let ranks = &mut rank.buffer.f32_mut()[first..first + count];
-                ranks.fill(0.0);
-                for (start, end) in vocabulary_tiles(vocab) {
-                    let logits = &mut buffer.f32_mut()[..count * (end - start)];
-                    let w = w.slice(start * size..end * size);
-                    gemm_nt(self.isa(), count, end - start, size, x, size, w, size, logits, end - start, false);
-                    apply_softcap(logits, softcap);
-                    let rows = logits.par_chunks(end - start).zip(ranks.par_iter_mut());
-                    rows.zip(label_logits.par_iter()).for_each(|((logits, rank), &label_logit)| {
-                        *rank += logits.iter().filter(|&&z| z > label_logit).count() as f32;
-                    });
+                if let Some(rank) = &mut rank {
+                    rank.buffer.f32_mut()[first + i] = ranks[i] as f32;
                 }
             }
         }
@@ -143,7 +144,7 @@ impl LinearCe for Cpu {
                 let logits = &mut buffer.f32_mut()[..count * width];
                 let w = w.slice(start * size..end * size);
                 gemm_nt(self.isa(), count, width, size, x, size, w, size, logits, width, false);
-                apply_softcap(logits, softcap);
+                apply_softcap(self.isa(), logits, softcap);
                 let rows = logits.par_chunks_mut(width).zip(labels[range.clone()].par_iter());
                 rows.zip(lse[range.clone()].par_iter().zip(coefficient[range.clone()].par_iter())).for_each(
                     |((logits, &label), (&lse, &coefficient))| {

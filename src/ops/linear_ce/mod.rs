@@ -17,7 +17,8 @@ pub struct CeOutput<'a, D: Backend> {
     pub logprob: &'a mut Tensor<D>,
     /// `-sum_v p_v log p_v`, nats.
     pub entropy: Option<&'a mut Tensor<D>>,
-    /// Number of vocabulary entries with a larger logit than the label (0: the label is the argmax).
+    /// Number of vocabulary entries with a larger logit than the label (0: the label is the argmax); 0 where the label
+    /// is [`IGNORE`].
     pub rank: Option<&'a mut Tensor<D>>,
 }
 

@@ -1,6 +1,8 @@
 //! What every op that streams the vocabulary on the CPU shares: the tile sizes and the online softmax.
 
+use crate::device::cpu::Isa;
 use crate::device::cpu::simd::{Kernel, Simd};
+use crate::device::cpu::tanh::Softcap;
 use rayon::prelude::*;
 
 /// Vocabulary entries in a tile. Part of the results' bits: sums run within tiles, then over them in order.
@@ -9,10 +11,13 @@ pub(in crate::ops) const VOCABULARY_TILE: usize = 1024;
 /// Tokens that share one pass over the unembedding: their logits of one tile are 2 MiB.
 pub(in crate::ops) const TOKEN_CHUNK: usize = 512;
 
+/// Logits that one task caps.
+const SOFTCAP_RUN: usize = 4096;
+
 /// `z -> c tanh(z / c)` on every logit.
-pub(in crate::ops) fn apply_softcap(logits: &mut [f32], softcap: Option<f32>) {
+pub(in crate::ops) fn apply_softcap(isa: Isa, logits: &mut [f32], softcap: Option<f32>) {
     if let Some(cap) = softcap {
-        logits.par_iter_mut().with_min_len(4096).for_each(|z| *z = cap * (*z / cap).tanh());
+        logits.par_chunks_mut(SOFTCAP_RUN).for_each(|values| isa.run(Softcap { values, cap }));
     }
 }
 

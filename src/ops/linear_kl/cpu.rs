@@ -88,7 +88,7 @@ impl LinearKl for Cpu {
                     let x = &side.hidden.buffer.f32()[first * size..(first + count) * size];
                     let w = side.w.buffer.view().slice(start * size..end * size);
                     gemm_nt(self.isa(), count, width, size, x, size, w, size, logits, width, false);
-                    apply_softcap(logits, side.softcap);
+                    apply_softcap(self.isa(), logits, side.softcap);
                 };
                 let logits_p = &mut buffer_p.f32_mut()[..count * width];
                 let logits_q = &mut buffer_q.f32_mut()[..count * width];

@@ -1,15 +1,119 @@
-//! The dot-product micro-kernel: both operands contiguous along k, one vector of partial sums an output.
+//! The dot-product micro-kernel: both operands contiguous along k, one register of partial sums an output.
 //!
-//! Lane l of an output's vector sums the products of all k = l mod LANES, in order; then the lanes are added in
-//! [`Simd::sum`]'s order. Which tile an output falls into changes neither.
+//! k goes by in steps of two registers. A lane sums the products of its own k in order; at the end the lanes are added
+//! in [`Simd::sum`]'s order. Which tile an output falls into changes neither. bf16 weights are split into even and odd
+//! k, which costs less than widening them in order: x is [arranged](arrange) to match.
 
 // Loops over registers by index unroll; iterators over arrays of them may not.
 #![allow(clippy::needless_range_loop)]
 
 use crate::device::cpu::simd::{Element, Kernel, Simd};
+use half::{bf16, f16};
 
 /// Columns of a tile.
 const COLUMNS: usize = 4;
+
+/// The longest step of k, elements: two registers of 16 lanes.
+pub(super) const LONGEST_STEP: usize = 32;
+
+/// A type of weights, as the kernel reads it.
+pub(super) trait Weight: Element {
+    /// Whether a step holds even k, then odd k.
+    const SPLIT: bool;
+    /// Zero.
+    const ZERO: Self;
+    /// A step.
+    ///
+    /// # Safety
+    /// As for [`Simd`]; `2 * S::LANES` elements are readable.
+    unsafe fn step<S: Simd>(source: *const Self) -> [S::V; 2];
+}
+
+macro_rules! in_order {
+    ($type:ty, $zero:expr) => {
+        impl Weight for $type {
+            const SPLIT: bool = false;
+            const ZERO: Self = $zero;
+            #[inline(always)]
+            unsafe fn step<S: Simd>(source: *const Self) -> [S::V; 2] {
+                // SAFETY: the contract of `Weight::step`.
+                unsafe { [Self::load::<S>(source), Self::load::<S>(source.add(S::LANES))] }
+            }
+        }
+    };
+}
+
+in_order!(f32, 0.0);
+in_order!(f16, Self::ZERO);
+
+impl Weight for bf16 {
+    const SPLIT: bool = true;
+    const ZERO: Self = Self::ZERO;
+    #[inline(always)]
+    unsafe fn step<S: Simd>(source: *const Self) -> [S::V; 2] {
+        // SAFETY: the contract of `Weight::step`.
+        unsafe { S::load_bf16_split(source) }
+    }
+}
+
+/// Copies a row's block of k, its steps in the order of `W`, padded with zeros to the length of `target`.
+///
+/// # Safety
+/// The instruction set of `S` is there.
+#[inline(always)]
+pub(super) unsafe fn arrange<S: Simd, W: Weight>(source: &[f32], target: &mut [f32]) {
+    if !W::SPLIT {
+        target[..source.len()].copy_from_slice(source);
+        target[source.len()..].fill(0.0);
+        return;
+    }
+    let step = 2 * S::LANES;
+    let padded = source.len().next_multiple_of(step);
+    assert!(padded <= target.len());
+    for p in (0..padded).step_by(step) {
+        let mut last = [0.0; LONGEST_STEP];
+        // SAFETY: whole steps lie within the source or within `last`, and within the target by the assertion.
+        unsafe {
+            let from = if p + step <= source.len() {
+                source.as_ptr().add(p)
+            } else {
+                last[..source.len() - p].copy_from_slice(&source[p..]);
+                last.as_ptr()
+            };
+            let [even, odd] = S::split(S::load(from), S::load(from.add(S::LANES)));
+            S::store(target.as_mut_ptr().add(p), even);
+            S::store(target.as_mut_ptr().add(p + S::LANES), odd);
+        }
+    }
+    target[padded..].fill(0.0);
+}
+
+/// Copies a row's block of weights as f32, in the order that [`Weight::step`] gives, padded with zeros.
+///
+/// # Safety
+/// The instruction set of `S` is there.
+#[inline(always)]
+pub(super) unsafe fn widen<S: Simd, W: Weight>(source: &[W], target: &mut [f32]) {
+    let step = 2 * S::LANES;
+    let padded = source.len().next_multiple_of(step);
+    assert!(padded <= target.len());
+    for p in (0..padded).step_by(step) {
+        let mut last = [W::ZERO; LONGEST_STEP];
+        // SAFETY: as in `arrange`.
+        unsafe {
+            let from = if p + step <= source.len() {
+                source.as_ptr().add(p)
+            } else {
+                last[..source.len() - p].copy_from_slice(&source[p..]);
+                last.as_ptr()
+            };
+            let [first, second] = W::step::<S>(from);
+            S::store(target.as_mut_ptr().add(p), first);
+            S::store(target.as_mut_ptr().add(p + S::LANES), second);
+        }
+    }
+    target[padded..].fill(0.0);
+}
 
 /// Operands: rows `i` of x at `x + i * x_stride`, rows `j` of w at `w + j * w_stride`, outputs at `y + i * y_stride + j`.
 #[derive(Clone, Copy)]
@@ -17,6 +121,8 @@ pub(super) struct Dots<W> {
     pub k: usize,
     pub x: *const f32,
     pub x_stride: usize,
+    /// Whether rows of x are arranged for `W` and padded to whole steps.
+    pub x_arranged: bool,
     pub w: *const W,
     pub w_stride: usize,
     pub y: *mut f32,
@@ -25,26 +131,41 @@ pub(super) struct Dots<W> {
     pub add: bool,
 }
 
-impl<W: Element> Dots<W> {
-    /// Computes `m` rows of `n` outputs, w outermost.
+impl<W: Weight> Dots<W> {
+    /// Computes `m` rows of `n` outputs, w outermost. With `AHEAD`, rows of w are fetched a tile ahead.
     ///
     /// # Safety
     /// The instruction set of `S` is there; rows and outputs are readable and writable, `y` by no one else.
     #[inline(always)]
-    pub unsafe fn run<S: Simd>(self, m: usize, n: usize) {
+    pub unsafe fn run<S: Simd, const AHEAD: bool>(self, m: usize, n: usize) {
+        debug_assert!(self.x_arranged || !W::SPLIT);
         // Tiles of about equal height: few rows still fill the registers.
-        let tiles = m.div_ceil(S::DOT_ROWS);
+        let tiles = m.div_ceil(if size_of::<W>() < 4 { S::DOT_ROWS - S::DOT_ROWS / 3 } else { S::DOT_ROWS });
         let (height, higher) = (m / tiles, m % tiles);
         for j in (0..n).step_by(COLUMNS) {
             // SAFETY: within the operands, by the contract of this function.
             unsafe {
-                let columns = Self { w: self.w.add(j * self.w_stride), y: self.y.add(j), ..self };
-                if j + COLUMNS <= n {
-                    columns.strip::<S>(height + 1, higher);
-                    columns.down(higher * (height + 1)).strip::<S>(height, tiles - higher);
-                } else {
+                let mut columns = Self { w: self.w.add(j * self.w_stride), y: self.y.add(j), ..self };
+                if j + COLUMNS > n {
                     S::call(Singles { dots: columns, m, n: n - j });
+                    return;
                 }
+                let mut higher = higher;
+                let mut lower = tiles - higher;
+                if AHEAD {
+                    // One tile fetches for all.
+                    if higher > 0 {
+                        columns.strip::<S, true>(height + 1, 1);
+                        columns = columns.down(height + 1);
+                        higher -= 1;
+                    } else {
+                        columns.strip::<S, true>(height, 1);
+                        columns = columns.down(height);
+                        lower -= 1;
+                    }
+                }
+                columns.strip::<S, false>(height + 1, higher);
+                columns.down(higher * (height + 1)).strip::<S, false>(height, lower);
             }
         }
     }
@@ -57,19 +178,19 @@ impl<W: Element> Dots<W> {
 
     /// `count` tiles of `height` rows.
     #[inline(always)]
-    unsafe fn strip<S: Simd>(self, height: usize, count: usize) {
+    unsafe fn strip<S: Simd, const AHEAD: bool>(self, height: usize, count: usize) {
         if count == 0 {
             return;
         }
         // SAFETY: the contract of `run`.
         unsafe {
             match height {
-                1 => S::call(Strip::<W, 1> { dots: self, count }),
-                2 if S::DOT_ROWS >= 2 => S::call(Strip::<W, 2> { dots: self, count }),
-                3 if S::DOT_ROWS >= 3 => S::call(Strip::<W, 3> { dots: self, count }),
-                4 if S::DOT_ROWS >= 4 => S::call(Strip::<W, 4> { dots: self, count }),
-                5 if S::DOT_ROWS >= 5 => S::call(Strip::<W, 5> { dots: self, count }),
-                6 if S::DOT_ROWS >= 6 => S::call(Strip::<W, 6> { dots: self, count }),
+                1 => S::call(Strip::<W, 1, AHEAD> { dots: self, count }),
+                2 if S::DOT_ROWS >= 2 => S::call(Strip::<W, 2, AHEAD> { dots: self, count }),
+                3 if S::DOT_ROWS >= 3 => S::call(Strip::<W, 3, AHEAD> { dots: self, count }),
+                4 if S::DOT_ROWS >= 4 => S::call(Strip::<W, 4, AHEAD> { dots: self, count }),
+                5 if S::DOT_ROWS >= 5 => S::call(Strip::<W, 5, AHEAD> { dots: self, count }),
+                6 if S::DOT_ROWS >= 6 => S::call(Strip::<W, 6, AHEAD> { dots: self, count }),
                 _ => unreachable!("a tile has 1 to DOT_ROWS rows"),
             }
         }
@@ -77,45 +198,47 @@ impl<W: Element> Dots<W> {
 }
 
 /// `count` tiles of `M` rows below each other.
-struct Strip<W, const M: usize> {
+struct Strip<W, const M: usize, const AHEAD: bool> {
     dots: Dots<W>,
     count: usize,
 }
 
-impl<W: Element, const M: usize> Kernel for Strip<W, M> {
+impl<W: Weight, const M: usize, const AHEAD: bool> Kernel for Strip<W, M, AHEAD> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Dots { k, mut x, x_stride, w, w_stride, mut y, y_stride, add } = self.dots;
+        let Dots { k, mut x, x_stride, x_arranged, w, w_stride, mut y, y_stride, add } = self.dots;
+        let step = 2 * S::LANES;
         for _ in 0..self.count {
             // SAFETY: k elements of each row are readable, the outputs writable, by the contract of `Dots::run`.
             unsafe {
                 let mut sums = [[S::zero(); COLUMNS]; M];
                 let mut p = 0;
-                while p + S::LANES <= k {
-                    let mut lanes = [S::zero(); M];
-                    for i in 0..M {
-                        lanes[i] = S::load(x.add(i * x_stride + p));
-                    }
-                    for j in 0..COLUMNS {
-                        let w = W::load::<S>(w.add(j * w_stride + p));
-                        for i in 0..M {
-                            sums[i][j] = S::fma(lanes[i], w, sums[i][j]);
+                while p + step <= k {
+                    if AHEAD {
+                        for j in 0..COLUMNS {
+                            S::prefetch(w.wrapping_add((j + COLUMNS) * w_stride + p).cast());
                         }
                     }
-                    p += S::LANES;
+                    multiply::<S, W, M>(&mut sums, x.add(p), x_stride, w.add(p), w_stride);
+                    p += step;
                 }
                 if p < k {
-                    let mut lanes = [S::zero(); M];
-                    for i in 0..M {
-                        lanes[i] = S::load_partial(x.add(i * x_stride + p), k - p);
-                    }
+                    let mut w_last = [W::ZERO; COLUMNS * LONGEST_STEP];
                     for j in 0..COLUMNS {
-                        let w = W::load_partial::<S>(w.add(j * w_stride + p), k - p);
+                        let source = std::slice::from_raw_parts(w.add(j * w_stride + p), k - p);
+                        w_last[j * LONGEST_STEP..][..k - p].copy_from_slice(source);
+                    }
+                    if x_arranged {
+                        multiply::<S, W, M>(&mut sums, x.add(p), x_stride, w_last.as_ptr(), LONGEST_STEP);
+                    } else {
+                        let mut x_last = [0.0; 6 * LONGEST_STEP];
                         for i in 0..M {
-                            sums[i][j] = S::fma(lanes[i], w, sums[i][j]);
+                            let source = std::slice::from_raw_parts(x.add(i * x_stride + p), k - p);
+                            x_last[i * LONGEST_STEP..][..k - p].copy_from_slice(source);
                         }
+                        multiply::<S, W, M>(&mut sums, x_last.as_ptr(), LONGEST_STEP, w_last.as_ptr(), LONGEST_STEP);
                     }
                 }
                 for i in 0..M {
@@ -136,6 +259,33 @@ impl<W: Element, const M: usize> Kernel for Strip<W, M> {
     }
 }
 
+/// One step of k.
+#[inline(always)]
+unsafe fn multiply<S: Simd, W: Weight, const M: usize>(
+    sums: &mut [[S::V; COLUMNS]; M],
+    x: *const f32,
+    x_stride: usize,
+    w: *const W,
+    w_stride: usize,
+) {
+    // SAFETY: the caller has a whole step left in each row.
+    unsafe {
+        // A register of each row of x at a time: the file holds no more. Weights that need no work are read again.
+        for half in 0..2 {
+            let mut lanes = [S::zero(); M];
+            for i in 0..M {
+                lanes[i] = S::load(x.add(i * x_stride + half * S::LANES));
+            }
+            for j in 0..COLUMNS {
+                let w = W::step::<S>(w.add(j * w_stride))[half];
+                for i in 0..M {
+                    sums[i][j] = S::fma(lanes[i], w, sums[i][j]);
+                }
+            }
+        }
+    }
+}
+
 /// The last columns, where n is no multiple of [`COLUMNS`], one output at a time.
 struct Singles<W> {
     dots: Dots<W>,
@@ -143,12 +293,13 @@ struct Singles<W> {
     n: usize,
 }
 
-impl<W: Element> Kernel for Singles<W> {
+impl<W: Weight> Kernel for Singles<W> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Dots { k, x, x_stride, w, w_stride, y, y_stride, add } = self.dots;
+        let Dots { k, x, x_stride, x_arranged, w, w_stride, y, y_stride, add } = self.dots;
+        let step = 2 * S::LANES;
         for i in 0..self.m {
             for j in 0..self.n {
                 // SAFETY: as in `Strip`.
@@ -156,16 +307,35 @@ impl<W: Element> Kernel for Singles<W> {
                     let (x, w, y) = (x.add(i * x_stride), w.add(j * w_stride), y.add(i * y_stride + j));
                     let mut sums = S::zero();
                     let mut p = 0;
-                    while p + S::LANES <= k {
-                        sums = S::fma(S::load(x.add(p)), W::load::<S>(w.add(p)), sums);
-                        p += S::LANES;
+                    while p + step <= k {
+                        sums = single::<S, W>(sums, x.add(p), w.add(p));
+                        p += step;
                     }
                     if p < k {
-                        sums = S::fma(S::load_partial(x.add(p), k - p), W::load_partial::<S>(w.add(p), k - p), sums);
+                        let mut w_last = [W::ZERO; LONGEST_STEP];
+                        w_last[..k - p].copy_from_slice(std::slice::from_raw_parts(w.add(p), k - p));
+                        let mut x_last = [0.0; LONGEST_STEP];
+                        let x = if x_arranged {
+                            x.add(p)
+                        } else {
+                            x_last[..k - p].copy_from_slice(std::slice::from_raw_parts(x.add(p), k - p));
+                            x_last.as_ptr()
+                        };
+                        sums = single::<S, W>(sums, x, w_last.as_ptr());
                     }
                     *y = if add { *y + S::sum(sums) } else { S::sum(sums) };
                 }
             }
         }
+    }
+}
+
+/// One step of k of one output.
+#[inline(always)]
+unsafe fn single<S: Simd, W: Weight>(sums: S::V, x: *const f32, w: *const W) -> S::V {
+    // SAFETY: the caller has a whole step left.
+    unsafe {
+        let [first, second] = W::step::<S>(w);
+        S::fma(S::load(x.add(S::LANES)), second, S::fma(S::load(x), first, sums))
     }
 }

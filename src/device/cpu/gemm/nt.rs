@@ -1,47 +1,58 @@
 //! `y = x w^T`: cutting the product into blocks that fit the caches, for many rows and for few.
 
-use super::dot::Dots;
+use super::dot::{Dots, LONGEST_STEP, Weight, arrange, widen};
 use super::{Threads, blocks, span};
 use crate::device::cpu::parallel::Shared;
 use crate::device::cpu::scratch::with_scratch;
-use crate::device::cpu::simd::{Element, Kernel, Simd};
+use crate::device::cpu::simd::{Kernel, Simd};
 use crate::device::cpu::{Isa, View};
+use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Longest block of k, elements: x rows and w rows of a tile stay in the first-level cache.
+/// Longest block of k, elements: a few rows of x stay in the first-level cache beside rows of w.
 const K_BLOCK: usize = 640;
 
-/// Blocks of k are multiples of this, whatever the instruction set.
-const K_STEP: usize = 32;
-
-/// Elements left free after each packed row.
+/// Elements left free after each packed row, so that rows spread over the cache's sets.
 const ROW_GAP: usize = 16;
 
 /// Up to this many rows w is read once, in place; above it is packed block by block.
 const DIRECT_ROWS: usize = 24;
 
+/// An f32 w of up to this many elements (a first-level cache) is read in place whatever the rows.
+const DIRECT_WEIGHTS: usize = 1 << 13;
+
 /// Columns of y between blocks of k, in place.
 const DIRECT_COLUMNS: usize = 4;
+
+/// Bytes of a page of memory.
+const PAGE: usize = 4096;
+
+/// Bytes of w that may well lie in a cache.
+const NEAR_BYTES: usize = 8 << 20;
 
 /// Rows of x packed at a time.
 const ROW_CHUNK: usize = 512;
 
-/// Rows of w (columns of y) in a packed block: at most this, to fit half of a 512 KiB second-level cache.
-const BLOCK_COLUMNS: usize = 96;
+/// Rows of w (columns of y) in a packed block: it takes a third of a 512 KiB second-level cache.
+const BLOCK_COLUMNS: usize = 64;
 
-/// x tiles that stay in the first-level cache while a packed block of w passes.
+/// Tiles of x that stay in the first-level cache while a packed block of w passes.
 const TILE_GROUP: usize = 3;
+
+/// Rows of x a packing task.
+const PACK_ROWS: usize = 16;
 
 /// Multiply-adds below which a second thread is not worth waking.
 const SMALL: usize = 1 << 16;
 
+/// The blocks of k; no instruction set's step straddles two.
 fn k_blocks(k: usize) -> impl Iterator<Item = Range<usize>> + Clone {
-    blocks(k, K_BLOCK, K_STEP)
+    blocks(k, K_BLOCK, LONGEST_STEP)
 }
 
-/// Elements between packed rows of a block: whole cache lines, an odd number of them, so that rows spread over the sets.
+/// Elements between packed rows of a block of k.
 fn packed_width(block: &Range<usize>) -> usize {
-    block.len().next_multiple_of(K_STEP) + ROW_GAP
+    block.len().next_multiple_of(LONGEST_STEP) + ROW_GAP
 }
 
 /// A product to compute.
@@ -80,32 +91,49 @@ impl Product<'_> {
         }
     }
 
-    fn dispatch<W: Element>(&self, w: &[W], threads: Threads) {
-        if self.m <= DIRECT_ROWS {
-            self.direct(w, threads);
-        } else {
-            for rows in (0..self.m).step_by(ROW_CHUNK) {
-                self.packed(w, rows..(rows + ROW_CHUNK).min(self.m), threads);
-            }
+    fn dispatch<W: Weight>(&self, w: &[W], threads: Threads) {
+        let Self { m, n, .. } = *self;
+        let little = size_of::<W>() == 4 && n * self.w_stride <= DIRECT_WEIGHTS;
+        if little || (m == 1 && !W::SPLIT) {
+            self.direct(w, None, 0..m, threads);
+            return;
+        }
+        for rows in (0..m).step_by(ROW_CHUNK) {
+            let rows = rows..(rows + ROW_CHUNK).min(m);
+            let width: usize = k_blocks(self.k).map(|block| packed_width(&block)).sum();
+            with_scratch(rows.len() * width, |packed_x| {
+                let target = Shared::new(&mut *packed_x);
+                let pack = |t: usize| {
+                    let range = t * PACK_ROWS..((t + 1) * PACK_ROWS).min(rows.len());
+                    let pack = PackX { product: self, rows: rows.clone(), range, target, weight: PhantomData::<W> };
+                    self.isa.run(pack);
+                };
+                threads.for_each(rows.len().div_ceil(PACK_ROWS), pack);
+                if m <= DIRECT_ROWS {
+                    self.direct(w, Some(packed_x), rows, threads);
+                } else {
+                    self.packed(w, packed_x, rows, threads);
+                }
+            });
         }
     }
 
     /// Few rows: each thread streams a contiguous range of w.
-    fn direct<W: Element>(&self, w: &[W], threads: Threads) {
+    fn direct<W: Weight>(&self, w: &[W], packed_x: Option<&[f32]>, rows: Range<usize>, threads: Threads) {
         let tasks = match threads {
             Threads::One => 1,
             // Enough for work stealing to even out, few enough for long streams.
             Threads::Pool => (threads.count() * 4).min(self.n.div_ceil(16)),
         };
-        let columns = self.n.div_ceil(tasks).next_multiple_of(4);
+        let columns = self.n.div_ceil(tasks).next_multiple_of(DIRECT_COLUMNS);
         threads.for_each(self.n.div_ceil(columns), |t| {
-            let range = t * columns..((t + 1) * columns).min(self.n);
-            self.isa.run(Direct { product: self, w, columns: range });
+            let columns = t * columns..((t + 1) * columns).min(self.n);
+            self.isa.run(Direct { product: self, w, packed_x, m: rows.len(), columns });
         });
     }
 
-    /// Many rows: x is packed once; a task packs its block of w and passes all rows of x by it.
-    fn packed<W: Element>(&self, w: &[W], rows: Range<usize>, threads: Threads) {
+    /// Many rows: a task packs its block of w and passes all rows of x by it.
+    fn packed<W: Weight>(&self, w: &[W], packed_x: &[f32], rows: Range<usize>, threads: Threads) {
         let count = threads.count();
         let most = self.n.div_ceil(count * 2).clamp(16, BLOCK_COLUMNS);
         let blocks = self.n.div_ceil(most).next_multiple_of(count);
@@ -115,73 +143,28 @@ impl Product<'_> {
         // Where n alone does not keep all threads busy, rows are split too.
         let splits = count.div_ceil(blocks).min(m.div_ceil(DIRECT_ROWS));
         let split = m.div_ceil(splits);
-        let width: usize = k_blocks(self.k).map(|block| packed_width(&block)).sum();
-        with_scratch(m * width, |packed_x| {
-            let shared = Shared::new(&mut *packed_x);
-            let chunk = 16;
-            threads.for_each(m.div_ceil(chunk), |t| {
-                let range = t * chunk..((t + 1) * chunk).min(m);
-                self.isa.run(PackX { product: self, first: rows.start, range, m, target: shared });
-            });
-            let packed_x = &*packed_x;
-            threads.for_each(blocks * splits, |t| {
-                let (block, part) = (t / splits, t % splits);
-                let columns = block * columns..((block + 1) * columns).min(self.n);
-                let part = part * split..((part + 1) * split).min(m);
-                with_scratch(columns.len() * packed_width(&(0..K_BLOCK)), |packed_w| {
-                    self.isa.run(Packed { product: self, w, packed_x, packed_w, m, first: rows.start, part, columns });
-                });
+        threads.for_each(blocks * splits, |t| {
+            let (block, part) = (t / splits, t % splits);
+            let columns = block * columns..((block + 1) * columns).min(self.n);
+            let part = part * split..((part + 1) * split).min(m);
+            with_scratch(columns.len() * packed_width(&(0..K_BLOCK)), |packed_w| {
+                self.isa.run(Packed { product: self, w, packed_x, packed_w, rows: rows.clone(), part, columns });
             });
         });
     }
 }
 
-/// The columns `columns` of y from w in place.
-struct Direct<'a, W> {
+/// Copies rows of x in blocks of k, arranged for `W`: `[block of k][row][k]`.
+struct PackX<'a, W> {
     product: &'a Product<'a>,
-    w: &'a [W],
-    columns: Range<usize>,
-}
-
-impl<W: Element> Kernel for Direct<'_, W> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let Product { m, k, x_stride, w_stride, y_stride, accumulate, .. } = *self.product;
-        let Range { start, end } = self.columns;
-        for j in (start..end).step_by(DIRECT_COLUMNS) {
-            for block in k_blocks(k) {
-                // SAFETY: rows and columns lie within the operands (asserted in `Product::run`); tasks have disjoint
-                // columns.
-                unsafe {
-                    Dots {
-                        k: block.len(),
-                        x: self.product.x.as_ptr().add(block.start),
-                        x_stride,
-                        w: self.w.as_ptr().add(j * w_stride + block.start),
-                        w_stride,
-                        y: self.product.y.pointer().add(j),
-                        y_stride,
-                        add: accumulate || block.start > 0,
-                    }
-                    .run::<S>(m, (end - j).min(DIRECT_COLUMNS));
-                }
-            }
-        }
-    }
-}
-
-/// Copies rows of x so that a block of k is contiguous: `[block of k][row][k]`, padded with zeros to [`K_STEP`].
-struct PackX<'a> {
-    product: &'a Product<'a>,
-    first: usize,
+    /// All rows to pack, and the part of them to pack here.
+    rows: Range<usize>,
     range: Range<usize>,
-    m: usize,
     target: Shared<'a, f32>,
+    weight: PhantomData<W>,
 }
 
-impl Kernel for PackX<'_> {
+impl<W: Weight> Kernel for PackX<'_, W> {
     type Output = ();
 
     #[inline(always)]
@@ -191,31 +174,83 @@ impl Kernel for PackX<'_> {
         for block in k_blocks(k) {
             let width = packed_width(&block);
             for i in self.range.clone() {
+                let source = (self.rows.start + i) * x_stride;
+                let source = &x[source + block.start..source + block.end];
                 let at = place + i * width;
                 // SAFETY: each row has a place of its own.
-                let target = unsafe { self.target.range(at..at + width) };
-                let source = (self.first + i) * x_stride;
-                target[..block.len()].copy_from_slice(&x[source + block.start..source + block.end]);
-                target[block.len()..].fill(0.0);
+                unsafe { arrange::<S, W>(source, self.target.range(at..at + width)) };
             }
-            place += self.m * width;
+            place += self.rows.len() * width;
         }
     }
 }
 
-/// The rows `part` and columns `columns` of y from packed x, packing w.
+/// The columns `columns` of y from w in place.
+struct Direct<'a, W> {
+    product: &'a Product<'a>,
+    w: &'a [W],
+    packed_x: Option<&'a [f32]>,
+    m: usize,
+    columns: Range<usize>,
+}
+
+impl<W: Weight> Kernel for Direct<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Product { k, x, x_stride, w_stride, y_stride, accumulate, .. } = *self.product;
+        let Range { start, end } = self.columns;
+        // The processor's own prefetcher starts anew on each page: it needs help with short rows from memory.
+        let row_bytes = w_stride * size_of::<W>();
+        let ahead = row_bytes <= PAGE && self.product.n * row_bytes > NEAR_BYTES;
+        for j in (start..end).step_by(DIRECT_COLUMNS) {
+            let mut place = 0;
+            for block in k_blocks(k) {
+                let width = packed_width(&block);
+                // SAFETY: rows and columns lie within the operands (asserted in `Product::run`); tasks have disjoint
+                // columns.
+                unsafe {
+                    let (x, x_stride) = match self.packed_x {
+                        Some(packed_x) => (packed_x.as_ptr().add(place), width),
+                        None => (x.as_ptr().add(block.start), x_stride),
+                    };
+                    let dots = Dots {
+                        k: block.len(),
+                        x,
+                        x_stride,
+                        x_arranged: self.packed_x.is_some(),
+                        w: self.w.as_ptr().add(j * w_stride + block.start),
+                        w_stride,
+                        y: self.product.y.pointer().add(j),
+                        y_stride,
+                        add: accumulate || block.start > 0,
+                    };
+                    let n = (end - j).min(DIRECT_COLUMNS);
+                    if ahead {
+                        dots.run::<S, true>(self.m, n);
+                    } else {
+                        dots.run::<S, false>(self.m, n);
+                    }
+                }
+                place += self.m * width;
+            }
+        }
+    }
+}
+
+/// The rows `part` (of `rows`) and columns `columns` of y from packed x, packing w.
 struct Packed<'a, W> {
     product: &'a Product<'a>,
     w: &'a [W],
     packed_x: &'a [f32],
     packed_w: &'a mut [f32],
-    m: usize,
-    first: usize,
+    rows: Range<usize>,
     part: Range<usize>,
     columns: Range<usize>,
 }
 
-impl<W: Element> Kernel for Packed<'_, W> {
+impl<W: Weight> Kernel for Packed<'_, W> {
     type Output = ();
 
     #[inline(always)]
@@ -227,7 +262,9 @@ impl<W: Element> Kernel for Packed<'_, W> {
             let width = packed_width(&block);
             for j in 0..n {
                 let source = (self.columns.start + j) * w_stride + block.start;
-                widen::<S, W>(&self.w[source..source + block.len()], &mut self.packed_w[j * width..(j + 1) * width]);
+                let source = &self.w[source..source + block.len()];
+                // SAFETY: the instruction set is there.
+                unsafe { widen::<S, W>(source, &mut self.packed_w[j * width..(j + 1) * width]) };
             }
             let group = TILE_GROUP * S::DOT_ROWS;
             for i in self.part.clone().step_by(group) {
@@ -235,39 +272,20 @@ impl<W: Element> Kernel for Packed<'_, W> {
                 // disjoint rows or columns.
                 unsafe {
                     Dots {
-                        k: block.len().next_multiple_of(K_STEP),
+                        k: block.len().next_multiple_of(2 * S::LANES),
                         x: self.packed_x.as_ptr().add(place + i * width),
                         x_stride: width,
+                        x_arranged: true,
                         w: self.packed_w.as_ptr(),
                         w_stride: width,
-                        y: self.product.y.pointer().add((self.first + i) * y_stride + self.columns.start),
+                        y: self.product.y.pointer().add((self.rows.start + i) * y_stride + self.columns.start),
                         y_stride,
                         add: accumulate || block.start > 0,
                     }
-                    .run::<S>((self.part.end - i).min(group), n);
+                    .run::<S, false>((self.part.end - i).min(group), n);
                 }
             }
-            place += self.m * width;
+            place += self.rows.len() * width;
         }
-    }
-}
-
-/// Copies a row as f32, padded with zeros.
-#[inline(always)]
-fn widen<S: Simd, W: Element>(source: &[W], target: &mut [f32]) {
-    let mut p = 0;
-    // SAFETY: every access is within the slices.
-    unsafe {
-        while p + S::LANES <= source.len() {
-            S::store(target.as_mut_ptr().add(p), W::load::<S>(source.as_ptr().add(p)));
-            p += S::LANES;
-        }
-        if p < source.len() {
-            S::store(target.as_mut_ptr().add(p), W::load_partial::<S>(source.as_ptr().add(p), source.len() - p));
-            p += S::LANES;
-        }
-    }
-    if p < target.len() {
-        target[p..].fill(0.0);
     }
 }

@@ -44,24 +44,34 @@ impl<B: Element> Tile<B> {
         }
     }
 
+    /// Whole tiles have a height of their own; the last rows are cut into few others, to keep the code small.
     #[inline(always)]
-    unsafe fn height<S: Simd, const N: usize, const WHOLE: bool>(self, rows: usize, last: usize) {
-        // SAFETY: the contract of `run`.
+    unsafe fn height<S: Simd, const N: usize, const WHOLE: bool>(mut self, mut rows: usize, last: usize) {
+        debug_assert!(rows <= S::OUTER_ROWS, "a tile has at most OUTER_ROWS rows");
+        // SAFETY: the contract of `run`; each round computes the next rows.
         unsafe {
-            match rows {
-                1 => self.sums::<S, 1, N, WHOLE>(last),
-                2 if S::OUTER_ROWS >= 2 => self.sums::<S, 2, N, WHOLE>(last),
-                3 if S::OUTER_ROWS >= 3 => self.sums::<S, 3, N, WHOLE>(last),
-                4 if S::OUTER_ROWS >= 4 => self.sums::<S, 4, N, WHOLE>(last),
-                5 if S::OUTER_ROWS >= 5 => self.sums::<S, 5, N, WHOLE>(last),
-                6 if S::OUTER_ROWS >= 6 => self.sums::<S, 6, N, WHOLE>(last),
-                7 if S::OUTER_ROWS >= 7 => self.sums::<S, 7, N, WHOLE>(last),
-                8 if S::OUTER_ROWS >= 8 => self.sums::<S, 8, N, WHOLE>(last),
-                9 if S::OUTER_ROWS >= 9 => self.sums::<S, 9, N, WHOLE>(last),
-                10 if S::OUTER_ROWS >= 10 => self.sums::<S, 10, N, WHOLE>(last),
-                11 if S::OUTER_ROWS >= 11 => self.sums::<S, 11, N, WHOLE>(last),
-                12 if S::OUTER_ROWS >= 12 => self.sums::<S, 12, N, WHOLE>(last),
-                _ => unreachable!("a tile has 1 to OUTER_ROWS rows"),
+            while rows > 0 {
+                let height = match rows {
+                    12.. if S::OUTER_ROWS >= 12 => {
+                        self.sums::<S, 12, N, WHOLE>(last);
+                        12
+                    }
+                    6.. if S::OUTER_ROWS >= 6 => {
+                        self.sums::<S, 6, N, WHOLE>(last);
+                        6
+                    }
+                    3.. if S::OUTER_ROWS >= 3 => {
+                        self.sums::<S, 3, N, WHOLE>(last);
+                        3
+                    }
+                    _ => {
+                        self.sums::<S, 1, N, WHOLE>(last);
+                        1
+                    }
+                };
+                self.a = self.a.add(height * self.a_row);
+                self.c = self.c.add(height * self.c_stride);
+                rows -= height;
             }
         }
     }
