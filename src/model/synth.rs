@@ -22,8 +22,8 @@ pub fn config(like: &str) -> Result<Config> {
     Config::from_json(&format_args!("shape {like}"), &shape.json().to_string())
 }
 
-/// Writes the folder `out_dir`: random weights in the shape named `like`, bf16 for real models and f32 for tiny ones, with
-/// a byte-level tokenizer and the family's chat template. The same bytes for a seed, whatever the thread count; memory
+/// Writes the folder `out_dir`: random weights in the shape named `like`, bf16 for real models and f32 for tiny ones,
+/// with a byte-level tokenizer and the family's chat template. The same bytes for a seed, whatever the thread count; memory
 /// does not grow with the model.
 ///
 /// # Errors

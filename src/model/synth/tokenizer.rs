@@ -90,7 +90,10 @@ impl FamilyTokenizer {
         let vocab: Map<String, Value> =
             names.chain(bytes).zip(0..).map(|(token, id)| (token, Value::from(id))).collect();
         let added = self.special.iter().enumerate().map(|(id, token)| {
-            json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true})
+            json!({
+                "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true,
+            })
         });
         let added: Vec<Value> = added.collect();
         let post_processor = match self.bos {

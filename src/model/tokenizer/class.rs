@@ -59,7 +59,8 @@ impl Class {
     /// Replaces the parts of a parsed `tokenizer.json` that the class brings itself. `keys` is `tokenizer_config.json`.
     pub fn apply(self, tokenizer: &mut Map<String, Value>, keys: Keys) -> Result<()> {
         let add_prefix_space = keys.bool("add_prefix_space")?;
-        let byte_level = |add_prefix_space: bool, use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": true, "use_regex": use_regex});
+        let byte_level = |space: bool, regex: bool| json!({"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": true, "use_regex": regex});
+        let split_at = |pattern: Value, behavior: &str| json!({"type": "Split", "pattern": pattern, "behavior": behavior, "invert": false});
         let mut decoders = vec![
             json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}),
             json!({"type": "ByteFallback"}),
@@ -82,12 +83,12 @@ impl Class {
             }
             Self::Gemma => {
                 let spaces = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
-                let split = json!({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false});
+                let split = split_at(json!({"String": " "}), "MergedWithPrevious");
                 (spaces, split, json!({"type": "Sequence", "decoders": decoders}))
             }
             Self::Gpt2 => (Value::Null, byte_level(add_prefix_space.unwrap_or(false), true), byte_level(true, true)),
             Self::Qwen2 => {
-                let words = json!({"type": "Split", "pattern": {"Regex": QWEN_2_WORDS}, "behavior": "Isolated", "invert": false});
+                let words = split_at(json!({"Regex": QWEN_2_WORDS}), "Isolated");
                 let bytes = byte_level(add_prefix_space.unwrap_or(false), false);
                 let split = json!({"type": "Sequence", "pretokenizers": [words, bytes]});
                 (json!({"type": "NFC"}), split, byte_level(true, true))
