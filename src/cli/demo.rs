@@ -11,7 +11,7 @@ use crate::generate::Engine;
 use crate::judge::WorldJudge;
 use crate::model::{Transformer, checkpoint, init};
 use crate::ops::sampling::SamplingParams;
-use crate::run::RunFolder;
+use crate::run::{Cost, RunFolder};
 use crate::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -135,7 +135,7 @@ fn trained(
         let model = train()?;
         checkpoint::save_model(dir, &model, None)?;
         VOCABULARY.write(dir)?;
-        folder.note_time(stage, start.elapsed().as_secs_f64());
+        folder.note_time(stage, start.elapsed().as_secs_f64(), Cost::default());
     }
     Transformer::load(device.clone(), dir, None).map_err(|error| match error {
         Error::Input { place, problem } => {

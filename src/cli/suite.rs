@@ -92,15 +92,19 @@ impl Plan {
         let asked = |name: &str| self.experiments.iter().any(|experiment| experiment == name);
         for subject in [base, aligned] {
             if asked("e1") {
-                folder.cell(&format!("e1 {}", subject.name), || refusal_prefixes::run(lab, subject, &self.prefixes))?;
+                folder.cell(&format!("e1 {}", subject.name), || {
+                    Ok(refusal_prefixes::run(lab, subject, &self.prefixes)?.into())
+                })?;
             }
         }
         if asked("e2") {
-            folder.cell("e2", || token_kl::run(lab, aligned, base))?;
+            folder.cell("e2", || Ok(token_kl::run(lab, aligned, base)?.into()))?;
         }
         for subject in [base, aligned] {
             if asked("e3") {
-                folder.cell(&format!("e3 {}", subject.name), || prefilling::run(lab, subject, &self.depths))?;
+                folder.cell(&format!("e3 {}", subject.name), || {
+                    Ok(prefilling::run(lab, subject, &self.depths)?.into())
+                })?;
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! A run's folder: `config.json` (what was asked, resolved), `manifest.json` (what it ran on), `journal.jsonl` (cells as
 //! they finish), `results.csv` (all rows, sorted), `timings.csv` (wall time, which no two runs share).
 
-use super::rows::{Row, write_csv};
+use super::rows::{Cost, Findings, Row, write_csv};
 use super::write_atomic;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -30,15 +30,16 @@ pub struct Manifest {
 #[derive(Serialize, Deserialize)]
 struct Entry {
     cell: String,
-    rows: Vec<Row>,
+    #[serde(flatten)]
+    findings: Findings,
 }
 
 /// An open run folder, locked against a second process.
 pub struct RunFolder {
     dir: PathBuf,
     journal: File,
-    done: HashMap<String, Vec<Row>>,
-    timings: Vec<(String, f64)>,
+    done: HashMap<String, Findings>,
+    timings: Vec<(String, f64, Cost)>,
     _lock: File,
 }
 
@@ -90,7 +91,7 @@ impl RunFolder {
                 if !line.ends_with('\n') {
                     break;
                 }
-                done.insert(entry.cell, entry.rows);
+                done.insert(entry.cell, entry.findings);
                 whole += line.len() as u64;
             }
         }
@@ -111,36 +112,38 @@ impl RunFolder {
         &self.dir
     }
 
-    /// The rows of `cell`: from the journal if it is done, else computed by `work` and noted there.
-    pub fn cell(&mut self, cell: &str, work: impl FnOnce() -> Result<Vec<Row>>) -> Result<&[Row]> {
+    /// What `cell` found: from the journal if it is done, else computed by `work` and noted there.
+    pub fn cell(&mut self, cell: &str, work: impl FnOnce() -> Result<Findings>) -> Result<&Findings> {
         if !self.done.contains_key(cell) {
             let start = Instant::now();
-            let entry = Entry { cell: cell.to_owned(), rows: work()? };
+            let entry = Entry { cell: cell.to_owned(), findings: work()? };
             let line = serde_json::to_string(&entry).expect("rows are plain data") + "\n";
             let path = self.dir.join("journal.jsonl");
             self.journal
                 .write_all(line.as_bytes())
                 .and_then(|()| self.journal.sync_data())
                 .map_err(Error::io("write", &path))?;
-            self.timings.push((entry.cell.clone(), start.elapsed().as_secs_f64()));
-            self.done.insert(entry.cell, entry.rows);
+            self.timings.push((entry.cell.clone(), start.elapsed().as_secs_f64(), entry.findings.cost));
+            self.done.insert(entry.cell, entry.findings);
         }
         Ok(&self.done[cell])
     }
 
     /// Notes the wall time of a stage that has no rows.
-    pub fn note_time(&mut self, stage: &str, seconds: f64) {
-        self.timings.push((stage.to_owned(), seconds));
+    pub fn note_time(&mut self, stage: &str, seconds: f64, cost: Cost) {
+        self.timings.push((stage.to_owned(), seconds, cost));
     }
 
     /// Writes `results.csv` (and `timings.csv`, for what this process ran) and returns all rows, sorted.
     pub fn finish(self) -> Result<Vec<Row>> {
-        let mut rows: Vec<Row> = self.done.into_values().flatten().collect();
+        let mut rows: Vec<Row> = self.done.into_values().flat_map(|findings| findings.rows).collect();
         write_csv(&self.dir.join("results.csv"), &mut rows)?;
         if !self.timings.is_empty() {
-            let mut text = String::from("stage,seconds\n");
-            for (stage, seconds) in &self.timings {
-                text += &format!("{stage},{seconds:.3}\n");
+            let mut text = String::from("stage,seconds,forward_tokens,trained_tokens,unshared_tokens,flops\n");
+            for (stage, seconds, cost) in &self.timings {
+                let Cost { forward_tokens, trained_tokens, unshared_tokens, flops } = cost;
+                text +=
+                    &format!("{stage},{seconds:.3},{forward_tokens},{trained_tokens},{unshared_tokens},{flops:.3e}\n");
             }
             write_atomic(&self.dir.join("timings.csv"), text.as_bytes())?;
         }
@@ -183,7 +186,7 @@ mod tests {
         let run = |dir: &Path, cells: &[(&str, f64)]| {
             let mut folder = RunFolder::open(dir, &"config", &manifest()).unwrap();
             for &(cell, value) in cells {
-                folder.cell(cell, || Ok(vec![row(cell, value)])).unwrap();
+                folder.cell(cell, || Ok(vec![row(cell, value)].into())).unwrap();
             }
             folder
         };
@@ -195,7 +198,7 @@ mod tests {
         std::fs::write(&journal, format!("{text}{}", &text[..text.len() / 2])).unwrap();
         let mut folder = run(&killed, &[]);
         folder.cell("a", || panic!("cell a is done")).unwrap();
-        folder.cell("b", || Ok(vec![row("b", 1.0)])).unwrap();
+        folder.cell("b", || Ok(vec![row("b", 1.0)].into())).unwrap();
         folder.finish().unwrap();
         let read = |dir: &Path| std::fs::read(dir.join("results.csv")).unwrap();
         assert_eq!(read(&whole), read(&killed));

@@ -6,7 +6,7 @@ mod rows;
 
 pub use console::{Bar, Console};
 pub use folder::{Manifest, RunFolder};
-pub use rows::{Row, write_csv};
+pub use rows::{Cost, Findings, Response, Row, write_csv};
 
 use crate::{Error, Result};
 use std::io::Write;
