@@ -112,6 +112,11 @@ impl RunFolder {
         &self.dir
     }
 
+    /// Whether `cell` still has to be computed.
+    pub fn pending(&self, cell: &str) -> bool {
+        !self.done.contains_key(cell)
+    }
+
     /// What `cell` found: from the journal if it is done, else computed by `work` and noted there.
     pub fn cell(&mut self, cell: &str, work: impl FnOnce() -> Result<Findings>) -> Result<&Findings> {
         if !self.done.contains_key(cell) {
