@@ -45,18 +45,19 @@ pub const AUGMENTED: Augmentation = Augmentation {
     mix: Mix::Paper,
 };
 
-/// E4's harmful fine-tuning: 10 steps of 32 pairs at a constant rate, no warm-up.
+/// E4's harmful fine-tuning: 10 steps of 32 pairs at a constant rate, no warm-up. The rate was chosen on development
+/// prompts: at half of it the models of most seeds are not broken within 10 steps.
 pub const HARMFUL: Stage = Stage {
     steps: 10,
     batch_size: 32,
-    lr: 1e-4,
+    lr: 2e-4,
     warmup_steps: 0,
     schedule: Schedule::Constant,
     hyper: Hyper { beta1: 0.9, ..ALIGNED.hyper },
 };
 
 /// E7 to E10 on harmful pairs: 50 steps. Adam's beta1 is 0.5 as in the paper: more momentum overshoots the constraint.
-pub const TUNED_HARMFUL: Stage = Stage { steps: 50, hyper: Hyper { beta1: 0.5, ..ALIGNED.hyper }, ..HARMFUL };
+pub const TUNED_HARMFUL: Stage = Stage { steps: 50, lr: 1e-4, hyper: Hyper { beta1: 0.5, ..ALIGNED.hyper }, ..HARMFUL };
 
 /// E7 to E10 on the ledger.
 pub const TUNED_LEDGER: Stage = Stage { steps: 150, ..TUNED_HARMFUL };
