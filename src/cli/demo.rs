@@ -135,7 +135,7 @@ fn trained(
         let model = train()?;
         checkpoint::save_model(dir, &model, None)?;
         VOCABULARY.write(dir)?;
-        folder.note_time(stage, start.elapsed().as_secs_f64(), Cost::default());
+        folder.note_time(stage, start.elapsed().as_secs_f64(), Cost::default())?;
     }
     Transformer::load(device.clone(), dir, None).map_err(|error| match error {
         Error::Input { place, problem } => {
