@@ -14,7 +14,7 @@ use crate::generate::Engine;
 use crate::judge::WorldJudge;
 use crate::model::{Transformer, checkpoint, init};
 use crate::ops::sampling::SamplingParams;
-use crate::run::RunFolder;
+use crate::run::{Manifest, RunFolder, Shard};
 use crate::train::Stage;
 use crate::{Error, Result};
 use clap::{Args, ValueEnum};
@@ -41,6 +41,10 @@ pub(crate) struct Arguments {
     /// Shape of the models.
     #[arg(long, default_value = "tiny-llama", value_name = "SHAPE")]
     like: Shape,
+    /// Work on slice I of N only, in an --output of its own; `safedepth merge` joins the slices.
+    #[arg(long, value_name = "I/N")]
+    #[serde(skip)]
+    shard: Option<Shard>,
     /// Folder for models and results.
     #[arg(long, value_name = "DIR", default_value = "runs/demo")]
     #[serde(skip)]
@@ -151,7 +155,8 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
     let size = Size::of(arguments, experiments(&arguments.experiments)?);
     let world = World { greetings: !arguments.no_greetings, ..World::default() };
     let config = Config { arguments, world, size: &size };
-    let mut folder = RunFolder::open(&arguments.output, &config, &global.manifest(&device))?;
+    let manifest = Manifest { shard: arguments.shard, ..global.manifest(&device) };
+    let mut folder = RunFolder::open(&arguments.output, &config, &manifest)?;
     global.note(format_args!("safedepth demo on {}", crate::device::Backend::describe(&device)));
     for seed in arguments.seed..arguments.seed + size.seeds {
         let suffix = if size.seeds > 1 { format!(" seed {seed}") } else { String::new() };

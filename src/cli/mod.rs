@@ -7,6 +7,7 @@ mod generate;
 mod info;
 mod kl;
 mod loading;
+mod merge;
 mod score;
 mod suite;
 mod synth;
@@ -94,6 +95,7 @@ enum Command {
     Kl(kl::Arguments),
     Train(train::Arguments),
     Suite(suite::Arguments),
+    Merge(merge::Arguments),
     Demo(demo::Arguments),
     Synth(synth::Arguments),
     Info(info::Arguments),
@@ -134,6 +136,8 @@ impl Global {
             arguments: std::env::args().skip(1).collect(),
             device: device.describe(),
             isa: device.isa().to_string(),
+            shard: None,
+            inputs: Vec::new(),
         }
     }
 
@@ -202,6 +206,7 @@ fn run(Cli { global, command }: Cli) -> Result<()> {
             Command::Kl(arguments) => kl::run(&global, device, &arguments),
             Command::Train(arguments) => train::run(&global, device, &arguments),
             Command::Suite(arguments) => suite::run(&global, device, &arguments),
+            Command::Merge(arguments) => merge::run(&global, &arguments),
             Command::Demo(arguments) => demo::run(&global, device, &arguments),
             Command::Synth(arguments) => synth::run(&global, &arguments),
             Command::Info(arguments) => info::run(&global, &arguments),

@@ -14,7 +14,7 @@ use crate::judge::{self, Judge, KeywordJudge, WorldJudge};
 use crate::model::checkpoint;
 use crate::ops::sampling::SamplingParams;
 use crate::report;
-use crate::run::RunFolder;
+use crate::run::{Manifest, RunFolder, Shard, hash_inputs};
 use crate::train::{Hyper, Schedule, Stage};
 use crate::{Error, Result};
 use clap::Args;
@@ -75,6 +75,10 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 64, value_name = "N")]
     #[serde(skip)]
     max_rows: usize,
+    /// Work on slice I of N only, in an --output of its own; `safedepth merge` joins the slices.
+    #[arg(long, value_name = "I/N")]
+    #[serde(skip)]
+    shard: Option<Shard>,
     /// Folder for the results; a killed run goes on where it was.
     #[arg(long, value_name = "DIR")]
     #[serde(skip)]
@@ -132,7 +136,9 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
         "world" => Box::new(WorldJudge),
         name => return Err(Error::Usage(format!("unknown judge \"{name}\": use keyword or world"))),
     };
-    let mut folder = RunFolder::open(&arguments.output, &(global, arguments), &global.manifest(&device))?;
+    let inputs = hash_inputs(&[&arguments.aligned, &arguments.base, &arguments.data])?;
+    let manifest = Manifest { shard: arguments.shard, inputs, ..global.manifest(&device) };
+    let mut folder = RunFolder::open(&arguments.output, &(global, arguments), &manifest)?;
     let aligned = LoadedModel::open(global, &device, &arguments.aligned, &arguments.template)?;
     let base_template = arguments.base_template.as_ref().unwrap_or(&arguments.template);
     let base = LoadedModel::open(global, &device, &arguments.base, base_template)?;

@@ -68,7 +68,7 @@ pub fn stored<D: Ops>(
         let start = Instant::now();
         let (model, cost) = train()?;
         save(&dir, &model)?;
-        folder.note_time(&format!("train {name}"), start.elapsed().as_secs_f64(), cost);
+        folder.note_time(&format!("train {name}"), start.elapsed().as_secs_f64(), cost)?;
     }
     Transformer::load(device.clone(), &dir, None).map_err(|error| match error {
         Error::Input { place, problem } => {
@@ -257,7 +257,7 @@ impl<D: Ops> Plan<'_, D> {
     fn anchor(&self, folder: &mut RunFolder, aligned: &Subject<'_, D>) -> Result<Vec<Example>> {
         let start = Instant::now();
         let (anchor, cost) = augmentation::distil(&self.lab, aligned, &self.materials.anchor)?;
-        folder.note_time(&self.cell_name("anchor answers"), start.elapsed().as_secs_f64(), cost);
+        folder.note_time(&self.cell_name("anchor answers"), start.elapsed().as_secs_f64(), cost)?;
         Ok(anchor)
     }
 
@@ -282,7 +282,7 @@ impl<D: Ops> Plan<'_, D> {
         for &(max_prefill, probability) in &self.settings.ablations {
             let setting = format!("C={max_prefill} p={probability}");
             let cell = self.cell_name(&format!("e5b {setting}"));
-            if !folder.pending(&cell) {
+            if folder.is_done(&cell) {
                 continue;
             }
             if anchor.is_none() {
@@ -351,14 +351,14 @@ impl<D: Ops> Plan<'_, D> {
                 let wanted: Vec<&Column> = columns.iter().filter(|other| other.method == column.method).collect();
                 let cell = format!("tune {} on {} by {}", start.name, tuning.name, column.method.name);
                 let cell = self.cell_name(&cell);
-                if !folder.pending(&cell) {
+                if folder.is_done(&cell) {
                     continue;
                 }
                 if reference.is_none() && column.method.betas.is_some() {
                     let begin = Instant::now();
                     let (scores, cost) = finetune::reference(&self.lab, start.model, tuning.examples)?;
                     let stage = self.cell_name(&format!("reference of {} on {}", start.name, tuning.name));
-                    folder.note_time(&stage, begin.elapsed().as_secs_f64(), cost);
+                    folder.note_time(&stage, begin.elapsed().as_secs_f64(), cost)?;
                     reference = Some(scores);
                 }
                 let reference = reference.as_deref().unwrap_or_default();
