@@ -1,6 +1,7 @@
 //! `safedepth suite`: the experiments on any pair of models.
 
 use super::Global;
+use super::bench::kernels::gemm_peak;
 use super::loading::LoadedModel;
 use crate::attack::{Case, Lab};
 use crate::data::pairs;
@@ -14,7 +15,7 @@ use crate::judge::{self, Judge, KeywordJudge, WorldJudge};
 use crate::model::checkpoint;
 use crate::ops::sampling::SamplingParams;
 use crate::report;
-use crate::run::{Manifest, RunFolder, Shard, hash_inputs};
+use crate::run::{Manifest, RunFolder, Shard, costs, hash_inputs};
 use crate::train::{Hyper, Schedule, Stage};
 use crate::{Error, Result};
 use clap::Args;
@@ -85,9 +86,10 @@ pub(crate) struct Arguments {
     output: PathBuf,
 }
 
-/// Closes a run: `results.csv`, and the table on standard output.
+/// Closes a run: its files, the tables on standard output, and on standard error where the time went.
 pub(super) fn report(global: &Global, folder: RunFolder) -> Result<()> {
     let dir = folder.dir().to_owned();
+    let timings = folder.timings().to_vec();
     let rows = folder.finish()?;
     let summary = report::summary::summarise(&rows);
     report::summary::write_csv(&dir.join("summary.csv"), &summary)?;
@@ -97,6 +99,13 @@ pub(super) fn report(global: &Global, folder: RunFolder) -> Result<()> {
         }
     } else {
         print!("{}", report::summary::table(&summary));
+    }
+    if !global.quiet && !timings.is_empty() {
+        let peak = gemm_peak(&Cpu::new())?;
+        global.note(format_args!("\nwhere the time went (matrix products' peak here: {peak:.0} GFLOP/s)"));
+        for line in costs::lines(&costs::by_stage(&timings, Some(peak))) {
+            global.note(line);
+        }
     }
     global.note(format_args!("results in {}", dir.display()));
     Ok(())

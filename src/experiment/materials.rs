@@ -49,6 +49,8 @@ pub struct Materials {
     /// More of the anchor, trained on as it is.
     pub replay: Vec<Example>,
     pub tasks: Vec<Task>,
+    /// Other sets of prompts by name, each an attack of its own.
+    pub prompts: Vec<(String, Vec<Case>)>,
 }
 
 /// A benign instruction of recovery's utility anchor.
@@ -153,14 +155,16 @@ impl Materials {
                 train: learned(world.ledger(seed, counts.ledger, Names::All)),
                 test: cases(world.ledger_prompts(split, counts.prompts)),
             }],
+            prompts: Vec::new(),
         }
     }
 
-    /// The token lists that decode no prompt: every case there is, for a table of examples.
+    /// Every case there is.
     pub fn all_cases(&self) -> impl Iterator<Item = &Case> {
         let long = self.long.iter().flat_map(|(_, cases)| cases);
         let tasks = self.tasks.iter().flat_map(|task| &task.test);
-        self.cases.iter().chain(&self.heldout).chain(long).chain(&self.benign).chain(tasks)
+        let prompts = self.prompts.iter().flat_map(|(_, cases)| cases);
+        self.cases.iter().chain(&self.heldout).chain(long).chain(&self.benign).chain(tasks).chain(prompts)
     }
 }
 

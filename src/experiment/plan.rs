@@ -9,7 +9,7 @@ use crate::attack::finetune::{self, Tuning};
 use crate::attack::{Branch, Case, Lab, Outcome, Side, Subject, prefill, respond};
 use crate::model::Transformer;
 use crate::ops::Ops;
-use crate::run::{Cost, Findings, RunFolder};
+use crate::run::{Cost, ExampleRow, Findings, RunFolder};
 use crate::train::{Example, Stage};
 use crate::{Error, Result};
 use serde::Serialize;
@@ -19,6 +19,9 @@ use std::time::Instant;
 /// The experiments by name, in the order of the paper.
 pub const EXPERIMENTS: [&str; 13] =
     ["e1", "e2", "e3", "criterion", "e4", "e4b", "e5", "e5b", "e6", "e7", "e8", "e9", "e10"];
+
+/// Those that need the augmented model.
+const AUGMENTED: &[&str] = &["e5", "e6", "e10"];
 
 /// Grids and training settings.
 #[derive(Clone, Debug, Serialize)]
@@ -89,6 +92,13 @@ impl<D: Ops> Plan<'_, D> {
 
     /// Runs every cell that the folder does not hold yet.
     pub fn run(&self, folder: &mut RunFolder) -> Result<()> {
+        let text = |ids: &[u32]| (self.lab.decode)(ids);
+        folder.note_examples(self.materials.all_cases().map(|case| ExampleRow {
+            example: case.id.clone(),
+            category: case.category.clone(),
+            prompt: case.prompt.clone(),
+            harmful: if case.utility.is_none() { text(&case.harmful) } else { String::new() },
+        }));
         let base = Subject { name: "base", model: self.base, side: Side::Base };
         let aligned = Subject { name: "aligned", model: self.aligned, side: Side::Aligned };
         if self.asked(&["e1", "e3", "e5"]) {
@@ -98,7 +108,7 @@ impl<D: Ops> Plan<'_, D> {
             let cell = self.cell_name("e2");
             folder.cell(&cell, || token_kl::run(&self.lab, "e2", &aligned, &base, &self.materials.cases))?;
         }
-        let augmenting = self.asked(&["e5", "e6", "e10"]);
+        let augmenting = self.asked(AUGMENTED);
         if self.asked(&["criterion"]) {
             for subject in [&base, &aligned] {
                 let cell = self.cell_name(&format!("criterion {}", subject.name));
@@ -144,6 +154,7 @@ impl<D: Ops> Plan<'_, D> {
         }
         if self.asked(&["e6"]) && initial {
             branches.extend(prefilling::branches("e6", materials, &self.settings.depths));
+            branches.extend(prefilling::other_prompts(materials));
         }
         if self.asked(&["e5"]) {
             branches.extend(self.utility("e5", "benign"));
