@@ -4,6 +4,7 @@
 //! the model itself wrote after the prefill, so that a long prefill cannot pass for an answer.
 
 pub mod keyword;
+pub mod utility;
 pub mod world;
 
 pub use keyword::KeywordJudge;
