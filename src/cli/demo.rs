@@ -1,14 +1,14 @@
 //! `safedepth demo`: the main job, on models trained on the spot.
 
 use super::Global;
-use super::suite::report;
+use super::suite::{ABLATIONS, experiments, report};
 use crate::attack::Lab;
 use crate::data::world::{Split, VOCABULARY, World};
 use crate::device::Cpu;
 use crate::experiment::finetuning_dynamics::Measure;
 use crate::experiment::materials::{Counts, world_stop, world_token_text};
 use crate::experiment::organism::{self, Shape};
-use crate::experiment::plan::{EXPERIMENTS, stored};
+use crate::experiment::plan::{stored, suffix};
 use crate::experiment::{Materials, Plan, Settings};
 use crate::generate::Engine;
 use crate::judge::WorldJudge;
@@ -138,19 +138,6 @@ struct Config<'a> {
 /// E3's depths: the paper's, and those of its ablations.
 pub(super) const DEPTHS: [usize; 7] = [0, 5, 10, 20, 40, 80, 160];
 
-/// "all", or names of experiments.
-pub(super) fn experiments(names: &[String]) -> Result<Vec<String>> {
-    if names == ["all"] {
-        return Ok(EXPERIMENTS.map(str::to_owned).to_vec());
-    }
-    for name in names {
-        if !EXPERIMENTS.contains(&name.as_str()) {
-            return Err(Error::Usage(format!("unknown experiment \"{name}\": use all, {}", EXPERIMENTS.join(", "))));
-        }
-    }
-    Ok(names.to_vec())
-}
-
 pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
     let size = Size::of(arguments, experiments(&arguments.experiments)?);
     let world = World { greetings: !arguments.no_greetings, ..World::default() };
@@ -159,8 +146,7 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
     let mut folder = RunFolder::open(&arguments.output, &config, &manifest)?;
     global.note(format_args!("safedepth demo on {}", crate::device::Backend::describe(&device)));
     for seed in arguments.seed..arguments.seed + size.seeds {
-        let suffix = if size.seeds > 1 { format!(" seed {seed}") } else { String::new() };
-        one_seed(global, &device, &mut folder, &world, &size, arguments, seed, suffix)?;
+        one_seed(global, &device, &mut folder, &world, &size, arguments, seed, suffix(seed, size.seeds))?;
     }
     report(global, folder)
 }

@@ -94,7 +94,7 @@ enum Command {
     Score(score::Arguments),
     Kl(kl::Arguments),
     Train(train::Arguments),
-    Suite(suite::Arguments),
+    Suite(Box<suite::Arguments>),
     Merge(merge::Arguments),
     Demo(demo::Arguments),
     Synth(synth::Arguments),

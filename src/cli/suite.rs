@@ -3,15 +3,17 @@
 use super::Global;
 use super::bench::kernels::gemm_peak;
 use super::loading::LoadedModel;
-use crate::attack::{Case, Lab};
+use crate::attack::Lab;
+use crate::data::folder::Folder;
 use crate::data::pairs;
 use crate::device::Cpu;
 use crate::experiment::augmentation::{Augmentation, Mix};
 use crate::experiment::finetuning_dynamics::Measure;
-use crate::experiment::refusal_prefixes::Prefix;
+use crate::experiment::plan::{self, EXPERIMENTS};
+use crate::experiment::user_materials::Sides;
 use crate::experiment::{Materials, Plan, Settings};
 use crate::generate::Engine;
-use crate::judge::{self, Judge, KeywordJudge, WorldJudge};
+use crate::judge::{Judge, KeywordJudge, WorldJudge};
 use crate::model::checkpoint;
 use crate::ops::sampling::SamplingParams;
 use crate::report;
@@ -24,9 +26,10 @@ use std::path::PathBuf;
 
 /// Run the paper's experiments on a pair of models.
 ///
-/// --data is a JSONL file (or a folder of them) of pairs: an instruction that should be refused and the answer that
-/// should not be given. E1 puts refusal prefixes into the mouth of both models, E2 measures per-token KL on the answers,
-/// E3 prefills the first k tokens of the answers.
+/// --data is a file of instructions that should be refused (with the answers that should not be given), or a data folder
+/// with more: harmful pairs, recovery triplets, benign tasks (data/README.md says what goes where). E1 puts refusal
+/// prefixes into the mouth of both models, E2 measures per-token KL on the answers, E3 prefills the first k tokens of
+/// the answers; criterion, E4 to E10 tune the aligned model and measure again. Defaults are the paper's.
 #[derive(Clone, Debug, Args, Serialize)]
 pub(crate) struct Arguments {
     /// The aligned model's folder.
@@ -35,10 +38,13 @@ pub(crate) struct Arguments {
     /// The base model's folder: the same tokenizer.
     #[arg(long, value_name = "DIR")]
     base: PathBuf,
-    /// Pairs as JSONL: {"prompt", "response"} or {"messages": [...]}, with an optional "id". A file, or a folder of them.
+    /// Instructions with answers: a file, or a data folder.
     #[arg(long, value_name = "FILE_OR_DIR")]
     data: PathBuf,
-    /// Which experiments: e1, e2, e3.
+    /// Family of models whose files to take where a data folder has several (llama2, gemma).
+    #[arg(long, value_name = "NAME")]
+    family: Option<String>,
+    /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, e7, e8, e9, e10.
     #[arg(long, value_delimiter = ',', default_value = "e1,e2,e3", value_name = "LIST")]
     experiments: Vec<String>,
     /// Who judges: keyword (no refusal words, and not empty or degenerate, counts as harmful) or world (the demo's).
@@ -50,10 +56,10 @@ pub(crate) struct Arguments {
     /// Chat template of the base model; by default the aligned model's.
     #[arg(long, value_name = "TEMPLATE")]
     base_template: Option<String>,
-    /// Prefill depths of E3, in tokens.
+    /// Prefill depths of E3 and E6, in tokens.
     #[arg(long, value_delimiter = ',', default_value = "0,5,10,20,40", value_name = "LIST")]
     depths: Vec<usize>,
-    /// Use only the first N pairs.
+    /// Use only the first N instructions of each set.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// New tokens a response, at most.
@@ -67,11 +73,14 @@ pub(crate) struct Arguments {
     /// 0 is off.
     #[arg(long, default_value_t = 50, value_name = "K")]
     top_k: usize,
-    /// Learning rate of every fine-tuning.
-    #[arg(long, default_value_t = 2e-5, value_name = "X", allow_negative_numbers = true)]
-    lr: f32,
+    #[command(flatten)]
+    tuning: Tuning,
+    /// Seed of sampling and of the order of training examples.
     #[arg(long, default_value_t = 0, value_name = "S")]
     seed: u64,
+    /// Repeat everything with this many seeds, from --seed on.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seeds: u64,
     /// Rows decoded together; results do not depend on it.
     #[arg(long, default_value_t = 64, value_name = "N")]
     #[serde(skip)]
@@ -84,6 +93,148 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR")]
     #[serde(skip)]
     output: PathBuf,
+}
+
+/// Settings of E4 to E10.
+#[derive(Clone, Debug, Args, Serialize)]
+#[command(next_help_heading = "Fine-tuning (E4 to E10)")]
+struct Tuning {
+    /// Learning rate of every fine-tuning (the paper: 2e-5 for Llama-2, 5e-6 for Gemma).
+    #[arg(long, default_value_t = 2e-5, value_name = "X", allow_negative_numbers = true)]
+    lr: f32,
+    /// Examples a step.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    batch_size: usize,
+    /// Examples that go through the model together; more need more memory.
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    #[serde(skip)]
+    micro_batch_size: usize,
+    /// Passes over the harmful pairs in E7 to E10.
+    #[arg(long, default_value_t = 25, value_name = "N")]
+    attack_epochs: usize,
+    /// Passes over a benign task in E7 to E10.
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    task_epochs: usize,
+    /// Adam's beta1 in E7 to E10.
+    #[arg(long, default_value_t = 0.5, value_name = "X", allow_negative_numbers = true)]
+    adam_beta1: f32,
+    /// Warm-up steps of constrained fine-tuning.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    warmup_steps: usize,
+    /// Sequences to learn from are cut at this many tokens.
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    max_length: usize,
+    /// Gradient steps that E4 follows.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    dynamics_steps: usize,
+    /// Examples of E4's gradient norms: each costs a forward and backward pass a position.
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    gradient_examples: usize,
+    /// Response positions of E4's curves.
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    positions: usize,
+    /// E5's weight of recovery against the utility anchor.
+    #[arg(long, default_value_t = 0.2, value_name = "A", allow_negative_numbers = true)]
+    alpha: f32,
+    /// E5's chance p that a harmful head is prefilled.
+    #[arg(long, default_value_t = 0.5, value_name = "P", allow_negative_numbers = true)]
+    prefill_probability: f32,
+    /// E5's deepest prefill C.
+    #[arg(long, default_value_t = 100, value_name = "C")]
+    max_prefill: usize,
+    /// How recovery and anchor are averaged: paper (alpha) or reference (one token mean).
+    #[arg(long, default_value = "paper")]
+    mix: Mix,
+    /// E5's passes over the triplets.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    augmentation_epochs: usize,
+    /// E5's recovery examples a step.
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    recovery_batch: usize,
+    /// E5's anchor examples a step.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    anchor_batch: usize,
+}
+
+impl Tuning {
+    fn check(&self) -> Result<()> {
+        let refuse = |what: &str| Err(Error::Usage(what.to_owned()));
+        if self.batch_size == 0 || self.micro_batch_size == 0 || self.recovery_batch == 0 {
+            return refuse("--batch-size, --micro-batch-size and --recovery-batch must be at least 1");
+        }
+        if !(self.lr.is_finite() && self.lr >= 0.0) {
+            return refuse("--lr must be 0 or more");
+        }
+        if !(0.0..1.0).contains(&self.adam_beta1) {
+            return refuse("--adam-beta1 must be at least 0 and below 1");
+        }
+        if ![self.alpha, self.prefill_probability].iter().all(|share| (0.0..=1.0).contains(share)) {
+            return refuse("--alpha and --prefill-probability must be from 0 to 1");
+        }
+        if self.max_length < 2 {
+            return refuse("--max-length must be at least 2");
+        }
+        Ok(())
+    }
+
+    /// The paper's settings with the steps that so many examples make.
+    fn settings(&self, experiments: Vec<String>, depths: &[usize], materials: &Materials) -> Settings {
+        let steps =
+            |examples: usize, epochs: usize, batch: usize| examples.div_ceil(batch.min(examples.max(1))) * epochs;
+        let hyper = Hyper { beta1: self.adam_beta1, ..Hyper::default() };
+        let stage = |steps| Stage {
+            steps,
+            batch_size: self.batch_size,
+            lr: self.lr,
+            warmup_steps: 0,
+            schedule: Schedule::Linear,
+            hyper,
+        };
+        let task = materials.tasks.iter().map(|task| task.train.len()).max().unwrap_or_default();
+        let recovery = stage(steps(materials.triplets.len(), self.augmentation_epochs, self.recovery_batch));
+        Settings {
+            experiments,
+            depths: depths.to_vec(),
+            shown: 8,
+            dynamics: Stage { schedule: Schedule::Constant, hyper: Hyper::default(), ..stage(self.dynamics_steps) },
+            measure: Measure {
+                positions: self.positions,
+                gradient_examples: self.gradient_examples,
+                asr_steps: (0..=self.dynamics_steps).step_by(2).collect(),
+                kl_steps: vec![self.dynamics_steps],
+            },
+            harmful: stage(steps(materials.harmful.len(), self.attack_epochs, self.batch_size)),
+            task: stage(steps(task, self.task_epochs, self.batch_size)),
+            warmup_steps: self.warmup_steps,
+            augmentation: Augmentation {
+                stage: Stage { batch_size: self.recovery_batch, hyper: Hyper::default(), ..recovery },
+                anchor: self.anchor_batch,
+                replay: 0,
+                alpha: self.alpha,
+                probability: self.prefill_probability,
+                max_prefill: self.max_prefill,
+                mix: self.mix,
+            },
+            ablations: ABLATIONS.to_vec(),
+        }
+    }
+}
+
+/// E5b's (C, p): C at p = 0.5, then p at C = 100.
+pub(super) const ABLATIONS: [(usize, f32); 7] =
+    [(5, 0.5), (25, 0.5), (50, 0.5), (100, 0.5), (100, 0.25), (100, 0.75), (100, 1.0)];
+
+/// "all", or names of experiments.
+pub(super) fn experiments(names: &[String]) -> Result<Vec<String>> {
+    if names == ["all"] {
+        return Ok(EXPERIMENTS.map(str::to_owned).to_vec());
+    }
+    for name in names {
+        if !EXPERIMENTS.contains(&name.as_str()) {
+            return Err(Error::Usage(format!("unknown experiment \"{name}\": use all, {}", EXPERIMENTS.join(", "))));
+        }
+    }
+    Ok(names.to_vec())
 }
 
 /// Closes a run: its files, the tables on standard output, and on standard error where the time went.
@@ -112,34 +263,8 @@ pub(super) fn report(global: &Global, folder: RunFolder) -> Result<()> {
 }
 
 pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
-    let hyper = Hyper { beta1: 0.5, ..Hyper::default() };
-    let tuned =
-        Stage { steps: 50, batch_size: 64, lr: arguments.lr, warmup_steps: 0, schedule: Schedule::Linear, hyper };
-    let settings = Settings {
-        experiments: super::demo::experiments(&arguments.experiments)?,
-        depths: arguments.depths.clone(),
-        shown: 8,
-        dynamics: Stage { steps: 10, hyper: Hyper::default(), schedule: Schedule::Constant, ..tuned },
-        measure: Measure {
-            positions: 50,
-            gradient_examples: 16,
-            asr_steps: vec![0, 2, 4, 6, 8, 10],
-            kl_steps: vec![10],
-        },
-        harmful: tuned,
-        task: tuned,
-        warmup_steps: 10,
-        augmentation: Augmentation {
-            stage: Stage { steps: 160, batch_size: 16, hyper: Hyper::default(), ..tuned },
-            anchor: 64,
-            replay: 0,
-            alpha: 0.2,
-            probability: 0.5,
-            max_prefill: 100,
-            mix: Mix::Paper,
-        },
-        ablations: vec![(5, 0.5), (25, 0.5), (50, 0.5), (100, 0.25), (100, 0.75), (100, 1.0)],
-    };
+    arguments.tuning.check()?;
+    let experiments = experiments(&arguments.experiments)?;
     let judge: Box<dyn Judge> = match arguments.judge.as_str() {
         "keyword" => Box::new(KeywordJudge::default()),
         "world" => Box::new(WorldJudge),
@@ -153,52 +278,43 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
     let base = LoadedModel::open(global, &device, &arguments.base, base_template)?;
     aligned.check_same_tokenizer(&base)?;
 
-    let mut examples = pairs::read(&arguments.data)?;
-    examples.truncate(arguments.limit.unwrap_or(usize::MAX));
-    let mut materials = Materials::default();
-    for pair in &examples {
-        let harmful = pair.response.as_deref().map(|response| aligned.prompter.response_ids(response)).transpose()?;
-        materials.cases.push(Case {
-            key: crate::rng::stream([pair.id.as_str()]),
-            id: pair.id.clone(),
-            category: String::new(),
-            prompt: pair.last_user().to_owned(),
-            prompt_ids: [aligned.prompter.prompt(&pair.messages)?.ids, base.prompter.prompt(&pair.messages)?.ids],
-            harmful: harmful.unwrap_or_default(),
-            utility: None,
-            max_new_tokens: None,
-        });
-    }
-    materials.prefixes.push(Prefix { label: "none".into(), ids: Vec::new() });
-    for prefix in judge::refusal_prefixes() {
-        materials.prefixes.push(Prefix { label: prefix.to_owned(), ids: aligned.prompter.response_ids(prefix)? });
-    }
+    let data = if Folder::recognises(&arguments.data) {
+        Folder::read(&arguments.data, arguments.family.as_deref())?
+    } else {
+        Folder { safety: pairs::read(&arguments.data)?, ..Folder::default() }
+    };
+    let max_length = arguments.tuning.max_length.min(aligned.model.config.max_position_embeddings);
+    let sides = Sides { aligned: &aligned.prompter, base: &base.prompter, max_length };
+    let materials = Materials::of_folder(&data, &sides, arguments.limit.unwrap_or(usize::MAX))?;
+    let settings = arguments.tuning.settings(experiments, &arguments.depths, &materials);
     let stop = |model: &LoadedModel| model.prompter.stop_ids().to_vec();
-    let lab = Lab {
-        decode: &|ids| aligned.prompter.tokenizer.decode(ids, true).unwrap_or_default(),
-        token_text: &|id| aligned.prompter.tokenizer.token_text(id),
-        stop: [stop(&aligned), stop(&base)],
-        judge: judge.as_ref(),
-        engine: Engine { seed: arguments.seed, max_rows: arguments.max_rows, ..Engine::default() },
-        params: SamplingParams {
-            temperature: arguments.temperature,
-            top_k: arguments.top_k,
-            top_p: arguments.top_p,
-            repetition_penalty: 1.0,
-        },
-        max_new_tokens: arguments.max_new_tokens,
-        micro_batch: 8,
-        console: global.console(),
-    };
-    let plan = Plan {
-        lab,
-        settings: &settings,
-        materials: &materials,
-        base: &base.model,
-        aligned: &aligned.model,
-        suffix: String::new(),
-        save: &|dir, model| checkpoint::save_model(dir, model, Some(&arguments.aligned)),
-    };
-    plan.run(&mut folder)?;
+    for seed in arguments.seed..arguments.seed + arguments.seeds {
+        let lab = Lab {
+            decode: &|ids| aligned.prompter.tokenizer.decode(ids, true).unwrap_or_default(),
+            token_text: &|id| aligned.prompter.tokenizer.token_text(id),
+            stop: [stop(&aligned), stop(&base)],
+            judge: judge.as_ref(),
+            engine: Engine { seed, max_rows: arguments.max_rows, ..Engine::default() },
+            params: SamplingParams {
+                temperature: arguments.temperature,
+                top_k: arguments.top_k,
+                top_p: arguments.top_p,
+                repetition_penalty: 1.0,
+            },
+            max_new_tokens: arguments.max_new_tokens,
+            micro_batch: arguments.tuning.micro_batch_size,
+            console: global.console(),
+        };
+        let plan = Plan {
+            lab,
+            settings: &settings,
+            materials: &materials,
+            base: &base.model,
+            aligned: &aligned.model,
+            suffix: plan::suffix(seed, arguments.seeds),
+            save: &|dir, model| checkpoint::save_model(dir, model, Some(&arguments.aligned)),
+        };
+        plan.run(&mut folder)?;
+    }
     report(global, folder)
 }

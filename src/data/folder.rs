@@ -55,6 +55,12 @@ pub struct Task {
 const SQL_STRIDES: (usize, usize) = (5, 10);
 
 impl Folder {
+    /// Whether `dir` is laid out as a data folder: it holds a safety set by name.
+    pub fn recognises(dir: &Path) -> bool {
+        let flat = EXTENSIONS.iter().any(|extension| dir.join(format!("safety.{extension}")).is_file());
+        flat || dir.join("safety_bench").is_dir() || dir.join("data/safety_bench").is_dir()
+    }
+
     /// Reads `dir`. Files that were made with one family of models (their names hold it: `llama2`, `gemma`) are taken for
     /// `family`, else the only one there is.
     ///

@@ -12,6 +12,7 @@ pub mod prefilling;
 pub mod refusal_prefixes;
 pub mod stats;
 pub mod token_kl;
+pub mod user_materials;
 
 pub use materials::Materials;
 pub use plan::{Plan, Settings};

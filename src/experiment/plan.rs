@@ -58,6 +58,11 @@ pub struct Plan<'a, D: Ops> {
     pub save: &'a dyn Fn(&Path, &Transformer<D>) -> Result<()>,
 }
 
+/// What ends the names of a seed's cells and models, where a run has several.
+pub fn suffix(seed: u64, seeds: u64) -> String {
+    if seeds > 1 { format!(" seed {seed}") } else { String::new() }
+}
+
 /// The model in the run's `models/NAME`, or, the first time, what `train` makes, which is then saved there.
 pub fn stored<D: Ops>(
     folder: &mut RunFolder,

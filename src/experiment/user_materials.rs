@@ -58,7 +58,7 @@ impl Sides<'_> {
     }
 
     fn task(&self, task: &folder::Task) -> Result<Task> {
-        let metric = Metric::of_task(&task.name);
+        let metric = Metric::for_task(&task.name);
         let test = |pair: &Pair| {
             let reference = pair.response.clone().unwrap_or_default();
             self.case(&task.name, pair, Some(Arc::new(move |response: &str| metric.score(response, &reference))))
@@ -100,7 +100,8 @@ impl Materials {
         }
         let mut anchor = Vec::new();
         for pair in folder.anchor.iter().flatten() {
-            let mut response = pair.response.as_ref().map_or(Ok(Vec::new()), |text| sides.aligned.response_ids(text))?;
+            let mut response =
+                pair.response.as_ref().map_or(Ok(Vec::new()), |text| sides.aligned.response_ids(text))?;
             if pair.response.is_some() {
                 response.push(sides.aligned.end_of_turn()?);
             }
