@@ -1,16 +1,22 @@
 //! `safedepth suite`: the experiments on any pair of models.
 
 use super::Global;
+use super::bench::kernels::gemm_peak;
 use super::loading::LoadedModel;
+use crate::attack::{Case, Lab};
 use crate::data::pairs;
 use crate::device::Cpu;
-use crate::experiment::refusal_prefixes::{self, Prefix};
-use crate::experiment::{Case, Lab, Subject, prefilling, token_kl};
+use crate::experiment::augmentation::{Augmentation, Mix};
+use crate::experiment::finetuning_dynamics::Measure;
+use crate::experiment::refusal_prefixes::Prefix;
+use crate::experiment::{Materials, Plan, Settings};
 use crate::generate::Engine;
 use crate::judge::{self, Judge, KeywordJudge, WorldJudge};
+use crate::model::checkpoint;
 use crate::ops::sampling::SamplingParams;
 use crate::report;
-use crate::run::{Manifest, RunFolder, Shard, hash_inputs};
+use crate::run::{Manifest, RunFolder, Shard, costs, hash_inputs};
+use crate::train::{Hyper, Schedule, Stage};
 use crate::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -61,6 +67,9 @@ pub(crate) struct Arguments {
     /// 0 is off.
     #[arg(long, default_value_t = 50, value_name = "K")]
     top_k: usize,
+    /// Learning rate of every fine-tuning.
+    #[arg(long, default_value_t = 2e-5, value_name = "X", allow_negative_numbers = true)]
+    lr: f32,
     #[arg(long, default_value_t = 0, value_name = "S")]
     seed: u64,
     /// Rows decoded together; results do not depend on it.
@@ -77,47 +86,10 @@ pub(crate) struct Arguments {
     output: PathBuf,
 }
 
-/// Which experiments, and their grids.
-pub(super) struct Plan {
-    pub experiments: Vec<String>,
-    pub prefixes: Vec<Prefix>,
-    pub depths: Vec<usize>,
-}
-
-impl Plan {
-    /// Runs every cell that the folder's journal does not hold yet.
-    pub fn run(
-        &self,
-        lab: &Lab<'_>,
-        aligned: &Subject<'_, Cpu>,
-        base: &Subject<'_, Cpu>,
-        folder: &mut RunFolder,
-    ) -> Result<()> {
-        let asked = |name: &str| self.experiments.iter().any(|experiment| experiment == name);
-        for subject in [base, aligned] {
-            if asked("e1") {
-                folder.cell(&format!("e1 {}", subject.name), || {
-                    Ok(refusal_prefixes::run(lab, subject, &self.prefixes)?.into())
-                })?;
-            }
-        }
-        if asked("e2") {
-            folder.cell("e2", || Ok(token_kl::run(lab, aligned, base)?.into()))?;
-        }
-        for subject in [base, aligned] {
-            if asked("e3") {
-                folder.cell(&format!("e3 {}", subject.name), || {
-                    Ok(prefilling::run(lab, subject, &self.depths)?.into())
-                })?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Closes a run: `results.csv`, and the table on standard output.
+/// Closes a run: its files, the tables on standard output, and on standard error where the time went.
 pub(super) fn report(global: &Global, folder: RunFolder) -> Result<()> {
     let dir = folder.dir().to_owned();
+    let timings = folder.timings().to_vec();
     let rows = folder.finish()?;
     let summary = report::summary::summarise(&rows);
     report::summary::write_csv(&dir.join("summary.csv"), &summary)?;
@@ -128,16 +100,46 @@ pub(super) fn report(global: &Global, folder: RunFolder) -> Result<()> {
     } else {
         print!("{}", report::summary::table(&summary));
     }
+    if !global.quiet && !timings.is_empty() {
+        let peak = gemm_peak(&Cpu::new())?;
+        global.note(format_args!("\nwhere the time went (matrix products' peak here: {peak:.0} GFLOP/s)"));
+        for line in costs::lines(&costs::by_stage(&timings, Some(peak))) {
+            global.note(line);
+        }
+    }
     global.note(format_args!("results in {}", dir.display()));
     Ok(())
 }
 
 pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
-    for name in &arguments.experiments {
-        if !["e1", "e2", "e3"].contains(&name.as_str()) {
-            return Err(Error::Usage(format!("unknown experiment \"{name}\": use e1, e2, e3")));
-        }
-    }
+    let hyper = Hyper { beta1: 0.5, ..Hyper::default() };
+    let tuned =
+        Stage { steps: 50, batch_size: 64, lr: arguments.lr, warmup_steps: 0, schedule: Schedule::Linear, hyper };
+    let settings = Settings {
+        experiments: super::demo::experiments(&arguments.experiments)?,
+        depths: arguments.depths.clone(),
+        shown: 8,
+        dynamics: Stage { steps: 10, hyper: Hyper::default(), schedule: Schedule::Constant, ..tuned },
+        measure: Measure {
+            positions: 50,
+            gradient_examples: 16,
+            asr_steps: vec![0, 2, 4, 6, 8, 10],
+            kl_steps: vec![10],
+        },
+        harmful: tuned,
+        task: tuned,
+        warmup_steps: 10,
+        augmentation: Augmentation {
+            stage: Stage { steps: 160, batch_size: 16, hyper: Hyper::default(), ..tuned },
+            anchor: 64,
+            replay: 0,
+            alpha: 0.2,
+            probability: 0.5,
+            max_prefill: 100,
+            mix: Mix::Paper,
+        },
+        ablations: vec![(5, 0.5), (25, 0.5), (50, 0.5), (100, 0.25), (100, 0.75), (100, 1.0)],
+    };
     let judge: Box<dyn Judge> = match arguments.judge.as_str() {
         "keyword" => Box::new(KeywordJudge::default()),
         "world" => Box::new(WorldJudge),
@@ -153,21 +155,29 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
 
     let mut examples = pairs::read(&arguments.data)?;
     examples.truncate(arguments.limit.unwrap_or(usize::MAX));
-    let mut cases = Vec::with_capacity(examples.len());
-    let (mut aligned_prompts, mut base_prompts) = (Vec::new(), Vec::new());
+    let mut materials = Materials::default();
     for pair in &examples {
         let harmful = pair.response.as_deref().map(|response| aligned.prompter.response_ids(response)).transpose()?;
-        cases.push(Case::new(pair.id.clone(), pair.last_user().to_owned(), harmful.unwrap_or_default()));
-        aligned_prompts.push(aligned.prompter.prompt(&pair.messages)?.ids);
-        base_prompts.push(base.prompter.prompt(&pair.messages)?.ids);
+        materials.cases.push(Case {
+            key: crate::rng::stream([pair.id.as_str()]),
+            id: pair.id.clone(),
+            category: String::new(),
+            prompt: pair.last_user().to_owned(),
+            prompt_ids: [aligned.prompter.prompt(&pair.messages)?.ids, base.prompter.prompt(&pair.messages)?.ids],
+            harmful: harmful.unwrap_or_default(),
+            utility: None,
+            max_new_tokens: None,
+        });
     }
-    let mut prefixes = vec![Prefix { label: "none".into(), ids: Vec::new() }];
+    materials.prefixes.push(Prefix { label: "none".into(), ids: Vec::new() });
     for prefix in judge::refusal_prefixes() {
-        prefixes.push(Prefix { label: prefix.to_owned(), ids: aligned.prompter.response_ids(prefix)? });
+        materials.prefixes.push(Prefix { label: prefix.to_owned(), ids: aligned.prompter.response_ids(prefix)? });
     }
+    let stop = |model: &LoadedModel| model.prompter.stop_ids().to_vec();
     let lab = Lab {
-        cases: &cases,
         decode: &|ids| aligned.prompter.tokenizer.decode(ids, true).unwrap_or_default(),
+        token_text: &|id| aligned.prompter.tokenizer.token_text(id),
+        stop: [stop(&aligned), stop(&base)],
         judge: judge.as_ref(),
         engine: Engine { seed: arguments.seed, max_rows: arguments.max_rows, ..Engine::default() },
         params: SamplingParams {
@@ -177,17 +187,18 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
             repetition_penalty: 1.0,
         },
         max_new_tokens: arguments.max_new_tokens,
+        micro_batch: 8,
         console: global.console(),
     };
-    let plan = Plan { experiments: arguments.experiments.clone(), prefixes, depths: arguments.depths.clone() };
-    let aligned_subject = Subject {
-        name: "aligned",
-        model: &aligned.model,
-        prompts: &aligned_prompts,
-        stop: aligned.prompter.stop_ids().to_vec(),
+    let plan = Plan {
+        lab,
+        settings: &settings,
+        materials: &materials,
+        base: &base.model,
+        aligned: &aligned.model,
+        suffix: String::new(),
+        save: &|dir, model| checkpoint::save_model(dir, model, Some(&arguments.aligned)),
     };
-    let base_subject =
-        Subject { name: "base", model: &base.model, prompts: &base_prompts, stop: base.prompter.stop_ids().to_vec() };
-    plan.run(&lab, &aligned_subject, &base_subject, &mut folder)?;
+    plan.run(&mut folder)?;
     report(global, folder)
 }
