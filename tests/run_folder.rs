@@ -1,5 +1,6 @@
 //! Run folders: what was done is not done again, whatever was cut short; what does not belong together is refused by name.
 
+use proptest::prelude::*;
 use safedepth::run::{Cost, ExampleRow, Findings, InputFile, Manifest, Response, Row, RunFolder, Shard, hash_inputs};
 use std::path::Path;
 
@@ -234,4 +235,35 @@ fn changed_input_files_are_named() {
     assert!(error.contains("in/model/a.safetensors, which is not there now"), "{error}");
     let gone = hash_inputs(&[&input("nowhere")]).unwrap_err().to_string();
     assert!(gone.starts_with("cannot read ") && gone.contains("nowhere"), "{gone}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100) })]
+
+    #[test]
+    fn damaged_files_never_panic(
+        name in prop::sample::select(vec!["journal.jsonl", "timings.csv", "manifest.json", "examples.csv", "config.json"]),
+        cut in 0.0..1.0,
+        bytes in prop::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let temp = tempfile::tempdir().unwrap();
+        let mut folder = open(temp.path());
+        folder.note_examples([ExampleRow {
+            example: "x".into(),
+            category: String::new(),
+            prompt: "open".into(),
+            harmful: String::new(),
+        }]);
+        folder.cell("a", || Ok(findings(vec![row("e3", "x", 0.5)], vec![response("x", vec![0.25])]))).unwrap();
+        folder.finish().unwrap();
+        let path = temp.path().join(name);
+        let mut text = std::fs::read(&path).unwrap();
+        let at = (text.len() as f64 * cut) as usize;
+        text.splice(at..at, bytes);
+        std::fs::write(&path, text).unwrap();
+        match RunFolder::open(temp.path(), &"config", &manifest()) {
+            Ok(folder) => drop(folder.finish().unwrap()),
+            Err(error) => prop_assert_eq!(error.to_string().lines().count(), 1, "{}", error),
+        }
+    }
 }

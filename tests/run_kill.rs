@@ -27,7 +27,8 @@ impl Fixture {
 
     fn suite(&self, output: &str, tokens: usize) -> Command {
         let mut command = program();
-        command.args(["suite", "--threads", "1", "--depths", "0,2,4", "--temperature", "0.9"]);
+        // Quiet, so that no process measures the peak of matrix products at its end.
+        command.args(["suite", "--quiet", "--threads", "1", "--depths", "0,2,4", "--temperature", "0.9"]);
         command.arg("--max-new-tokens").arg(tokens.to_string());
         for (option, name) in [("--aligned", "1"), ("--base", "2"), ("--data", "pairs.jsonl"), ("--output", output)] {
             command.arg(option).arg(self.path(name));
@@ -76,17 +77,18 @@ fn a_run_killed_at_random_moments_ends_with_the_same_bytes() {
     }
     let whole = results(&fixture.path("whole"));
 
-    // Until a dozen kills have hit runs that were under way, some cells done.
+    // Until eight kills have hit runs that were under way, some cells done.
     let mut hits = 0;
     let mut rng = Philox::new(7, 0);
     for run in 0..100 {
-        if hits >= 12 {
+        if hits >= 8 {
             return;
         }
         let name = format!("killed{run}");
-        loop {
+        // Ever later, so that a machine that has become slow gets through too.
+        for attempt in 0.. {
             let mut child = Running(fixture.suite(&name, 64).spawn().unwrap());
-            std::thread::sleep(unbroken.mul_f32(rng.uniform()));
+            std::thread::sleep(unbroken.mul_f32(rng.uniform() * (1.0 + 0.1 * attempt as f32)));
             child.0.kill().unwrap();
             let status = child.0.wait().unwrap();
             if status.success() {
@@ -106,7 +108,7 @@ fn merged_shards_of_the_program_are_the_same_bytes() {
     let fixture = Fixture::new();
     succeed(fixture.suite("whole", 6));
     let mut merge = program();
-    merge.arg("merge");
+    merge.args(["merge", "--quiet"]);
     for shard in ["1/3", "2/3", "3/3"] {
         let name = shard.replace('/', "of");
         let mut command = fixture.suite(&name, 6);

@@ -55,6 +55,9 @@ pub(crate) struct Arguments {
     /// Without the greeting that every reply of the world begins with (it moves the deciding token from 1 to 3).
     #[arg(long)]
     no_greetings: bool,
+    /// Share of the base model's answers that are about several objects, for prefills of 80 and 160 tokens; 0 is none.
+    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
+    long_answers: f32,
     /// Which prompts: test to report, development to choose settings on.
     #[arg(long, default_value = "test", value_name = "SPLIT")]
     split: SplitName,
@@ -119,7 +122,7 @@ impl Size {
         } else if arguments.full {
             let mut settings = settings;
             settings.measure.gradient_examples = 100;
-            settings.ablations = vec![(5, 0.5), (25, 0.5), (50, 0.5), (100, 0.5), (100, 0.25), (100, 0.75), (100, 1.0)];
+            settings.ablations = ABLATIONS.to_vec();
             Self { seeds: 3, settings, ..default }
         } else {
             default
@@ -140,7 +143,7 @@ pub(super) const DEPTHS: [usize; 7] = [0, 5, 10, 20, 40, 80, 160];
 
 pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
     let size = Size::of(arguments, experiments(&arguments.experiments)?);
-    let world = World { greetings: !arguments.no_greetings, ..World::default() };
+    let world = World { greetings: !arguments.no_greetings, long_answers: arguments.long_answers, ..World::default() };
     let config = Config { arguments, world, size: &size };
     let manifest = Manifest { shard: arguments.shard, ..global.manifest(&device) };
     let mut folder = RunFolder::open(&arguments.output, &config, &manifest)?;

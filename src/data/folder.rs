@@ -50,8 +50,8 @@ pub struct Task {
     pub test: Vec<Pair>,
 }
 
-/// The reference implementation trains on every fifth row of SQL Create Context and tests on every tenth; the files that
-/// it publishes hold all rows.
+/// The reference implementation trains on every fifth row of SQL Create Context and tests on every tenth; the files
+/// that it publishes hold all rows.
 const SQL_STRIDES: (usize, usize) = (5, 10);
 
 impl Folder {
@@ -61,8 +61,8 @@ impl Folder {
         flat || dir.join("safety_bench").is_dir() || dir.join("data/safety_bench").is_dir()
     }
 
-    /// Reads `dir`. Files that were made with one family of models (their names hold it: `llama2`, `gemma`) are taken for
-    /// `family`, else the only one there is.
+    /// Reads `dir`. Of files that were made with one family of models (their names hold it: `llama2`, `gemma`) that of
+    /// `family` is taken, else the only one there is.
     ///
     /// # Errors
     /// If there is no safety set, a file cannot be read, or the family cannot be told.
@@ -136,8 +136,8 @@ fn of_family(dir: &Path, prefix: &str, suffix: &str, family: Option<&str>) -> Re
     Ok(found.pop().map(|(_, file)| file))
 }
 
-/// The safety set: prompts, and where there are pairs, their answers. The reference keeps the two in separate files; what
-/// they share is the prompt's text.
+/// The safety set: prompts, and where there are pairs, their answers. The reference keeps the two in separate files;
+/// what they share is the prompt's text.
 fn safety(dir: &Path) -> Result<Vec<Pair>> {
     if let Some(path) = named(dir, "safety")? {
         return pairs::read(&path);

@@ -20,7 +20,8 @@ pub struct StageCost {
     pub peak_share: Option<f64>,
 }
 
-/// Sums `timings` by the first word of their names, in the order of those names, and adds a total. `peak` is in GFLOP/s.
+/// Sums `timings` by the first word of their names, in the order of those words, and adds a total. `peak` is in
+/// GFLOP/s.
 pub fn by_stage(timings: &[Timing], peak: Option<f64>) -> Vec<StageCost> {
     let mut sums: BTreeMap<&str, (f64, Cost)> = BTreeMap::new();
     let mut total = (0.0, Cost::default());

@@ -8,8 +8,8 @@ const SHOWN: usize = 60;
 /// More differences than this many are only counted.
 const LISTED: usize = 5;
 
-/// The differing keys with both values, as one clause: `data: there "a", here "b"; seed: there 0, here 5`. Keys inside of
-/// objects are joined by dots; an object in a list is named by its keys alone.
+/// The differing keys with both values, as one clause: `data: there "a", here "b"; seed: there 0, here 5`. Keys inside
+/// of objects are joined by dots; an object in a list is named by its keys alone.
 pub fn describe(there: &Value, here: &Value) -> String {
     let mut found = Vec::new();
     walk("", there, here, &mut found);
