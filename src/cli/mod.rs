@@ -7,6 +7,7 @@ mod generate;
 mod info;
 mod kl;
 mod loading;
+mod report;
 mod score;
 mod suite;
 mod synth;
@@ -95,6 +96,7 @@ enum Command {
     Train(train::Arguments),
     Suite(suite::Arguments),
     Demo(demo::Arguments),
+    Report(report::Arguments),
     Synth(synth::Arguments),
     Info(info::Arguments),
     Bench(bench::Arguments),
@@ -203,6 +205,7 @@ fn run(Cli { global, command }: Cli) -> Result<()> {
             Command::Train(arguments) => train::run(&global, device, &arguments),
             Command::Suite(arguments) => suite::run(&global, device, &arguments),
             Command::Demo(arguments) => demo::run(&global, device, &arguments),
+            Command::Report(arguments) => report::run(&global, &arguments),
             Command::Synth(arguments) => synth::run(&global, &arguments),
             Command::Info(arguments) => info::run(&global, &arguments),
             Command::Bench(arguments) => bench::run(&global, device, &arguments),
