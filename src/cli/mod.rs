@@ -8,6 +8,7 @@ mod info;
 mod kl;
 mod loading;
 mod merge;
+mod report;
 mod score;
 mod suite;
 mod synth;
@@ -97,6 +98,7 @@ enum Command {
     Suite(Box<suite::Arguments>),
     Merge(merge::Arguments),
     Demo(demo::Arguments),
+    Report(report::Arguments),
     Synth(synth::Arguments),
     Info(info::Arguments),
     Bench(bench::Arguments),
@@ -208,6 +210,7 @@ fn run(Cli { global, command }: Cli) -> Result<()> {
             Command::Suite(arguments) => suite::run(&global, device, &arguments),
             Command::Merge(arguments) => merge::run(&global, &arguments),
             Command::Demo(arguments) => demo::run(&global, device, &arguments),
+            Command::Report(arguments) => report::run(&global, &arguments),
             Command::Synth(arguments) => synth::run(&global, &arguments),
             Command::Info(arguments) => info::run(&global, &arguments),
             Command::Bench(arguments) => bench::run(&global, device, &arguments),

@@ -237,20 +237,13 @@ pub(super) fn experiments(names: &[String]) -> Result<Vec<String>> {
     Ok(names.to_vec())
 }
 
-/// Closes a run: its files, the tables on standard output, and on standard error where the time went.
+/// Closes a run: its files and its report; tables on standard output, and on standard error where the time went.
 pub(super) fn report(global: &Global, folder: RunFolder) -> Result<()> {
     let dir = folder.dir().to_owned();
     let timings = folder.timings().to_vec();
-    let rows = folder.finish()?;
-    let summary = report::summary::summarise(&rows);
-    report::summary::write_csv(&dir.join("summary.csv"), &summary)?;
-    if global.json {
-        for line in &summary {
-            println!("{}", serde_json::to_string(line).expect("a summary is plain data"));
-        }
-    } else {
-        print!("{}", report::summary::table(&summary));
-    }
+    folder.finish()?;
+    let report = report::write(&dir)?;
+    super::report::print(global, &report);
     if !global.quiet && !timings.is_empty() {
         let peak = gemm_peak(&Cpu::new())?;
         global.note(format_args!("\nwhere the time went (matrix products' peak here: {peak:.0} GFLOP/s)"));
@@ -258,7 +251,7 @@ pub(super) fn report(global: &Global, folder: RunFolder) -> Result<()> {
             global.note(line);
         }
     }
-    global.note(format_args!("results in {}", dir.display()));
+    global.note(format_args!("results in {}: open report.html", dir.display()));
     Ok(())
 }
 

@@ -1,4 +1,70 @@
-//! Reading results: summaries with intervals, beside the paper's numbers.
+//! Reading results: summaries with intervals, the paper's claims, tables and figures beside the paper's numbers.
 
+pub mod cells;
+pub mod claims;
+pub mod experiments;
+pub mod figures;
+pub mod html;
+pub mod load;
 pub mod paper;
+mod responses;
 pub mod summary;
+pub mod svg;
+pub mod tables;
+
+use crate::run::write_atomic;
+use crate::{Error, Result};
+use claims::Finding;
+use figures::Figure;
+use load::Run;
+use std::path::Path;
+use summary::Summary;
+use tables::Table;
+
+/// What a run's rows say.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub summary: Vec<Summary>,
+    pub claims: Vec<Finding>,
+    pub figures: Vec<Figure>,
+}
+
+/// Writes `summary.csv`, `claims.csv`, `plots/*.svg` and `report.html` into a run folder, from what it holds.
+///
+/// # Errors
+/// If `dir` is no run folder, a file in it is damaged, or it cannot be written to.
+pub fn write(dir: &Path) -> Result<Report> {
+    let run = Run::read(dir)?;
+    let report = Report::of(&run);
+    summary::write_csv(&dir.join("summary.csv"), &report.summary)?;
+    claims::write_csv(&dir.join("claims.csv"), &report.claims)?;
+    let plots = dir.join("plots");
+    std::fs::create_dir_all(&plots).map_err(Error::io("create", &plots))?;
+    for figure in &report.figures {
+        write_atomic(&plots.join(format!("{}.svg", figure.file)), svg::standalone(&figure.svg).as_bytes())?;
+    }
+    write_atomic(&dir.join("report.html"), html::page(&run, &report).as_bytes())?;
+    Ok(report)
+}
+
+impl Report {
+    /// Works a run's rows out.
+    pub fn of(run: &Run) -> Self {
+        let mut summary = summary::summarise(&run.rows);
+        summary.extend(summary::by_category(&run.rows, &run.categories()));
+        let claims = claims::check(&run.rows, &run.command().unwrap_or_default());
+        let figures = figures::draw(&summary);
+        Self { summary, claims, figures }
+    }
+
+    /// Tables and claims for a terminal.
+    pub fn text(&self) -> String {
+        let columns = ["verdict", "claim", "this run"];
+        let columns = columns.map(|name| tables::Column { name: name.to_owned(), numeric: false }).into();
+        let measured = self.claims.iter().filter(|finding| finding.value.is_some());
+        let rows: Vec<Vec<tables::Cell>> = measured.map(Finding::row).collect();
+        let title = "Claims of the paper".to_owned();
+        let claims = if rows.is_empty() { String::new() } else { Table { title, columns, rows }.to_text() };
+        format!("{}\n{claims}", summary::table(&self.summary))
+    }
+}

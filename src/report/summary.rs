@@ -1,14 +1,20 @@
-//! From tidy rows to the numbers people read: a rate and its 95 % interval for each setting.
+//! From tidy rows to the numbers people read: a mean and its 95 % interval for each setting.
 
-use super::paper;
-use crate::experiment::stats;
-use crate::run::Row;
-use crate::run::write_atomic;
+use super::cells::{Cell, Cells, Key, POSITIONAL, held_out};
+use super::{paper, tables};
+use crate::run::{Row, write_atomic};
 use crate::{Error, Result};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::path::Path;
+
+/// The prompts that all claims are about: those not held out.
+pub const TEST: &str = "test";
+/// The harder row.
+pub const HELD_OUT: &str = "heldout";
+/// What the part of a category's prompts begins with.
+pub const CATEGORY: &str = "category ";
 
 /// One line of a summary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,151 +23,110 @@ pub struct Summary {
     pub model: String,
     pub attack: String,
     pub setting: String,
-    /// Prefill depth; empty where there is none.
+    /// Prefill depth, gradient step or response position; empty where there is none.
     pub k: Option<u32>,
+    /// The range of response positions that is averaged over.
+    pub positions: String,
     pub metric: String,
+    /// Which prompts: `test`, `heldout`, or `category NAME` (of the test prompts).
+    pub part: String,
     /// Prompts.
     pub n: usize,
+    pub seeds: usize,
+    /// Over prompts, each the mean of its seeds.
     pub mean: f64,
-    /// 95 % interval over prompts: Wilson's for rates, bootstrap for others.
+    /// Standard deviation of the seeds' means.
+    pub std: Option<f64>,
+    /// 95 % interval over prompts: Wilson's for verdicts of 0 and 1, else the bootstrap over prompts across seeds.
     pub low: f64,
     pub high: f64,
+    /// Share of prompts whose verdict is not the same in all seeds.
+    pub flips: Option<f64>,
     /// The paper's value for Llama-2-7B, rates as shares of 1.
     pub paper: Option<f64>,
+    pub paper_std: Option<f64>,
 }
 
-/// Response positions that E2 averages over: the first few, and the late ones (`to` included).
-pub const KL_RANGES: [(u32, u32); 3] = [(1, 5), (6, 19), (20, u32::MAX)];
-
-/// Resamples of a bootstrap.
-const RESAMPLES: usize = 1000;
-
-fn letters(text: &str) -> String {
-    text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
-}
-
-/// The paper's value for a setting of E1 or E3; only for harm judged as the paper does, as a whole.
-fn paper_value(experiment: &str, model: &str, setting: &str, k: Option<u32>, metric: &str) -> Option<f64> {
-    if metric != "harmful" {
-        return None;
+impl Summary {
+    fn of(part: &str, key: &Key<'_>, cell: &Cell<'_>) -> Self {
+        let estimate = cell.estimate(key.metric);
+        let (seeds, std) = cell.over_seeds();
+        let paper = paper::value_of(key);
+        let [experiment, model, attack, setting, positions, metric] =
+            [key.experiment, key.model, key.attack, key.setting, key.positions, key.metric].map(str::to_owned);
+        Self {
+            experiment,
+            model,
+            attack,
+            setting,
+            k: key.k,
+            positions,
+            metric,
+            part: part.to_owned(),
+            n: cell.n(),
+            seeds,
+            mean: estimate.mean,
+            std,
+            low: estimate.low,
+            high: estimate.high,
+            flips: cell.flips(),
+            paper: paper.map(|value| share(value.mean)),
+            paper_std: paper.and_then(|value| value.std).map(share),
+        }
     }
-    let value = match experiment {
-        "e1" => {
-            // Prefixes can have a greeting in front: the longest of the paper's that ends ours.
-            let ours = letters(setting);
-            paper::llama2("E1", model, "asr")
-                .filter(|value| ours.ends_with(&letters(&value.setting)))
-                .max_by_key(|value| value.setting.len())
-        }
-        "e3" if model == "aligned" => {
-            let setting = format!("prefill {}", k?);
-            paper::llama2("E6", "initial", "asr").find(|value| value.setting == setting)
-        }
-        _ => None,
-    };
-    value.map(|value| value.mean / 100.0)
+
+    /// Whether this is one point of a curve over positions, which figures show and tables do not.
+    pub fn is_position(&self) -> bool {
+        self.positions.is_empty() && POSITIONAL.contains(&self.metric.as_str())
+    }
 }
 
-/// Summaries of E1 and E3 a setting, and of E2 a range of positions, each experiment by depth or position, then by setting.
+/// A percentage of the paper, printed to a tenth, as the nearest share of 1.
+fn share(percent: f64) -> f64 {
+    (percent * 10.0).round() / 1000.0
+}
+
+/// Summaries of all settings: of the test prompts, then of the held-out prompts.
 pub fn summarise(rows: &[Row]) -> Vec<Summary> {
-    type Key<'a> = (&'a str, &'a str, &'a str, Option<u32>, String, &'a str);
-    let mut groups: BTreeMap<Key<'_>, Vec<&Row>> = BTreeMap::new();
+    let mut summary = lines(TEST, &Cells::of(rows.iter().filter(|row| !held_out(&row.example))));
+    summary.extend(lines(HELD_OUT, &Cells::of(rows.iter().filter(|row| held_out(&row.example)))));
+    summary
+}
+
+/// Summaries of all settings but curves over positions, category by category, of the test prompts. `categories` names an
+/// example's category, where it has one.
+pub fn by_category(rows: &[Row], categories: &BTreeMap<&str, &str>) -> Vec<Summary> {
+    let mut parts: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
     for row in rows {
-        let (setting, k) = match (row.experiment.as_str(), row.k) {
-            ("e2", Some(position)) => {
-                let range = KL_RANGES.iter().position(|&(from, to)| (from..=to).contains(&position));
-                let (from, to) = KL_RANGES[range.expect("positions start at 1")];
-                let name = if to == u32::MAX { format!("positions {from}+") } else { format!("positions {from}-{to}") };
-                (name, Some(from))
-            }
-            (_, k) => (row.setting.clone(), k),
-        };
-        let key = (row.experiment.as_str(), row.model.as_str(), row.attack.as_str(), k, setting, row.metric.as_str());
-        groups.entry(key).or_default().push(row);
-    }
-    let summary = groups.into_iter().map(|((experiment, model, attack, k, setting, metric), rows)| {
-        // One value a prompt: the mean over its positions and seeds.
-        let mut prompts: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-        for row in &rows {
-            prompts.entry(&row.example).or_default().push(row.value);
+        if let Some(category) = categories.get(row.example.as_str())
+            && !held_out(&row.example)
+            && !POSITIONAL.contains(&row.metric.as_str())
+        {
+            parts.entry(category).or_default().push(row);
         }
-        let values: Vec<f64> = prompts.values().map(|v| v.iter().sum::<f64>() / v.len() as f64).collect();
-        let n = values.len();
-        let mean = values.iter().sum::<f64>() / n as f64;
-        let rate = metric.starts_with("harmful");
-        let (low, high) = if rate && values.iter().all(|&value| value == 0.0 || value == 1.0) {
-            let interval = stats::wilson(values.iter().filter(|&&value| value == 1.0).count(), n);
-            (interval.low, interval.high)
-        } else {
-            let estimate = stats::bootstrap(&[values], RESAMPLES, 0);
-            (estimate.interval.low, estimate.interval.high)
-        };
-        let paper = paper_value(experiment, model, &setting, k, metric);
-        let k = if experiment == "e2" { None } else { k };
-        let [experiment, model, attack, metric] = [experiment, model, attack, metric].map(str::to_owned);
-        Summary { experiment, model, attack, setting, k, metric, n, mean, low, high, paper }
-    });
-    summary.collect()
+    }
+    parts.into_iter().flat_map(|(name, rows)| lines(&format!("{CATEGORY}{name}"), &Cells::of(rows))).collect()
+}
+
+fn lines(part: &str, cells: &Cells<'_>) -> Vec<Summary> {
+    cells.sorted().par_iter().map(|(key, cell)| Summary::of(part, key, cell)).collect()
 }
 
 /// Writes a summary as CSV.
 pub fn write_csv(path: &Path, summary: &[Summary]) -> Result<()> {
+    write_lines(path, summary)
+}
+
+/// Writes lines as CSV, with a header.
+pub(super) fn write_lines<T: Serialize>(path: &Path, lines: &[T]) -> Result<()> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let written = summary.iter().try_for_each(|line| writer.serialize(line));
+    let written = lines.iter().try_for_each(|line| writer.serialize(line));
     let bytes = written.and_then(|()| writer.into_inner().map_err(|error| error.into_error().into()));
     let bytes = bytes.map_err(|error| Error::input(path.display(), format!("cannot be written: {error}")))?;
     write_atomic(path, &bytes)
 }
 
-/// A summary as tables for a terminal.
+/// A summary as tables for a terminal: test and held-out prompts.
 pub fn table(summary: &[Summary]) -> String {
-    let mut text = String::new();
-    let titles = [
-        ("e1", "E1  Refusal prefixes (Table 1): harmful answers after a prefilled refusal"),
-        ("e2", "E2  Per-token KL of the aligned model from the base model (Figure 1), nats"),
-        ("e3", "E3  Prefilling attack (Figure 2): harmful answers after k tokens of one"),
-    ];
-    for (experiment, title) in titles {
-        let lines: Vec<&Summary> =
-            summary.iter().filter(|line| line.experiment == experiment && line.metric != "new_tokens").collect();
-        if lines.is_empty() {
-            continue;
-        }
-        let _ = writeln!(text, "\n{title}");
-        if experiment == "e2" {
-            for line in lines {
-                let _ = writeln!(
-                    text,
-                    "  {:<34} {:>7.3}  [{:.3}, {:.3}]  n {}",
-                    line.setting, line.mean, line.low, line.high, line.n
-                );
-            }
-            continue;
-        }
-        let _ = writeln!(
-            text,
-            "  {:<8} {:<34} {:>7}  {:<15} {:>9} {:>8} {:>5}",
-            "model", "setting", "harmful", "95 % interval", "own words", "paper", "n"
-        );
-        for line in lines.iter().filter(|line| line.metric == "harmful") {
-            let own = lines.iter().find(|other| {
-                other.metric == "harmful_own"
-                    && (&other.model, &other.setting, other.k) == (&line.model, &line.setting, line.k)
-            });
-            let setting = line.k.map_or_else(|| line.setting.clone(), |k| format!("k = {k}"));
-            let percent = |value: f64| format!("{:.1} %", 100.0 * value);
-            let _ = writeln!(
-                text,
-                "  {:<8} {:<34} {:>7}  {:<15} {:>9} {:>8} {:>5}",
-                line.model,
-                setting,
-                percent(line.mean),
-                format!("[{:.1}, {:.1}]", 100.0 * line.low, 100.0 * line.high),
-                own.map_or_else(String::new, |own| percent(own.mean)),
-                line.paper.map_or_else(|| "-".to_owned(), percent),
-                line.n
-            );
-        }
-    }
-    text
+    tables::experiments(summary).iter().map(|(_, table)| format!("\n{}", table.to_text())).collect()
 }

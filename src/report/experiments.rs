@@ -1,0 +1,144 @@
+//! What each experiment is called, and what the paper saw in it.
+
+/// An experiment as the report introduces it.
+pub struct Experiment {
+    /// As in `results.csv`.
+    pub id: &'static str,
+    pub title: &'static str,
+    /// What the paper saw.
+    pub paper: &'static str,
+    /// What `k` counts in tables.
+    pub k: &'static str,
+    /// What `attack` names.
+    pub attack: &'static str,
+}
+
+const fn new(id: &'static str, [title, paper, k, attack]: [&'static str; 4]) -> Experiment {
+    Experiment { id, title, paper, k, attack }
+}
+
+/// All of them, in the paper's order.
+pub const EXPERIMENTS: [Experiment; 13] = [
+    new(
+        "e1",
+        [
+            "E1  Refusal prefixes (Table 1): harmful answers after a prefilled refusal",
+            "Put into the mouth of a base model, the first words of a refusal make it nearly as safe as an aligned one.",
+            "k",
+            "attack",
+        ],
+    ),
+    new(
+        "e2",
+        [
+            "E2  Per-token KL of the aligned model from the base model (Figure 1)",
+            "On harmful answers the aligned model differs from the base at the first few tokens, and hardly after.",
+            "position",
+            "attack",
+        ],
+    ),
+    new(
+        "e3",
+        [
+            "E3  Prefilling attack (Figure 2): harmful answers after k tokens of one",
+            "A few tokens of a harmful answer, prefilled, undo the alignment.",
+            "k",
+            "attack",
+        ],
+    ),
+    new(
+        "criterion",
+        [
+            "Deep-alignment criterion (Section 3): log-probability of the harmful answer after k tokens of it",
+            "Deep alignment keeps the rest of a harmful answer unlikely, however much of it is given.",
+            "k",
+            "attack",
+        ],
+    ),
+    new(
+        "e4",
+        [
+            "E4  Harmful fine-tuning (Figure 3)",
+            "Training on 100 harmful answers moves the first tokens most; a few gradient steps undo the alignment.",
+            "step",
+            "attack",
+        ],
+    ),
+    new(
+        "e4b",
+        [
+            "E4b  Benign fine-tuning (Figure 5)",
+            "Training on a harmless task also moves the first tokens most, and costs some safety.",
+            "step",
+            "attack",
+        ],
+    ),
+    new(
+        "e5",
+        [
+            "E5  Safety-recovery augmentation (Figure 4, Table 2)",
+            "Training refusals that follow a harmful opening raises KL at late positions and keeps utility.",
+            "position",
+            "attack",
+        ],
+    ),
+    new(
+        "e5b",
+        [
+            "E5b  Augmentation by depth C and share p (Tables 6, 7)",
+            "Larger C and p make the model more robust and slightly less useful.",
+            "k",
+            "attack",
+        ],
+    ),
+    new(
+        "e6",
+        [
+            "E6  Attacks before and after augmentation (Table 3)",
+            "The augmented model withstands prefilling.",
+            "k",
+            "attack",
+        ],
+    ),
+    new(
+        "e7",
+        [
+            "E7  Constrained fine-tuning (Table 4)",
+            "Holding the first tokens close to the aligned model keeps safety through fine-tuning, and utility too.",
+            "k",
+            "data",
+        ],
+    ),
+    new(
+        "e8",
+        [
+            "E8  Which beta (Table 8)",
+            "A small beta everywhere is unsafe, a large one everywhere learns little; biased to the first tokens does both.",
+            "k",
+            "data",
+        ],
+    ),
+    new(
+        "e9",
+        [
+            "E9  Warm-up (Table 9)",
+            "The constraint needs warm-up against attacks; on benign tasks warm-up alone keeps much of the safety.",
+            "k",
+            "data",
+        ],
+    ),
+    new(
+        "e10",
+        [
+            "E10  Fine-tuning attacks on the augmented model (Table 10)",
+            "The augmented model is harder to break by fine-tuning, most of all with the constraint.",
+            "k",
+            "data",
+        ],
+    ),
+];
+
+/// The experiment called `id`; of others nothing is known but their rows.
+pub fn find(id: &str) -> Option<&'static Experiment> {
+    EXPERIMENTS.iter().find(|experiment| experiment.id == id)
+}
