@@ -203,9 +203,12 @@ impl<'a> Lens<'a> {
     fn steps(&self, id: &'static str) -> Option<Figure> {
         let mut series = Vec::new();
         for metric in ["harmful", "refused"] {
-            for (setting, lines) in self.series(metric, &|line: &Summary| line.setting.clone()) {
-                let name = format!("{setting}: {metric}");
-                let colour = format!("c{}", series.len() % 8 + 1);
+            let settings = self.series(metric, &|line: &Summary| line.setting.clone());
+            let alone = settings.len() == 1;
+            for (setting, lines) in settings {
+                let name = if alone { metric.to_owned() } else { format!("{metric} after {setting}") };
+                let ours = series.iter().filter(|series: &&Series| !series.dashed).count();
+                let colour = format!("c{}", (ours + 1) % 8);
                 let step = |line: &Summary| f64::from(line.k.unwrap_or(0));
                 let points = lines.iter().map(|line| point(line, step(line), &name)).collect();
                 let paper = paper_series(&name, colour.clone(), &lines, step);
