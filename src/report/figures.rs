@@ -100,7 +100,7 @@ fn most_common<'a>(values: impl Iterator<Item = &'a str>) -> Option<&'a str> {
 }
 
 /// Per cent for verdicts: what a plot's axis counts.
-fn scaled(metric: &str, value: f64) -> f64 {
+pub(super) fn scaled(metric: &str, value: f64) -> f64 {
     if is_verdict(metric) { 100.0 * value } else { value }
 }
 

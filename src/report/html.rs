@@ -8,6 +8,7 @@ use super::svg;
 use super::tables::{self, Table};
 use super::{Report, responses};
 use minijinja::Environment;
+use minijinja::value::Serde;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -84,10 +85,6 @@ struct Stage<'a> {
 
 /// The whole page.
 pub fn page(run: &Run, report: &Report) -> String {
-    let mut environment = Environment::new();
-    let template = include_str!("page.html");
-    environment.add_template("report.html", template).expect("the embedded template is valid");
-    let template = environment.get_template("report.html").expect("it was just added");
     let count = |verdict: Verdict| report.claims.iter().filter(|finding| finding.verdict == verdict).count();
     let (responses, responses_note) = responses::embed(run);
     let sections = sections(report);
@@ -112,7 +109,16 @@ pub fn page(run: &Run, report: &Report) -> String {
         manifest: pretty(&run.manifest),
         config: pretty(&run.config),
     };
-    template.render(minijinja::value::Serde(&page)).expect("the embedded template fits its data")
+    render(include_str!("page.html"), &page)
+}
+
+/// One of the embedded templates with its data; text is escaped where the template does not say otherwise.
+pub(super) fn render(template: &str, data: &impl Serialize) -> String {
+    let mut environment = Environment::new();
+    // The name's ending turns escaping on.
+    environment.add_template("page.html", template).expect("the embedded template is valid");
+    let template = environment.get_template("page.html").expect("it was just added");
+    template.render(Serde(data)).expect("the embedded template fits its data")
 }
 
 /// Name and value of what a reader wants to know first.

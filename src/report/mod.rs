@@ -2,6 +2,7 @@
 
 pub mod cells;
 pub mod claims;
+pub mod compare;
 pub mod experiments;
 pub mod figures;
 pub mod html;
