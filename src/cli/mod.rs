@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod bench;
+mod compare;
 mod config_file;
 mod demo;
 mod generate;
@@ -99,6 +100,7 @@ enum Command {
     Merge(merge::Arguments),
     Demo(demo::Arguments),
     Report(report::Arguments),
+    Compare(compare::Arguments),
     Synth(synth::Arguments),
     Info(info::Arguments),
     Bench(bench::Arguments),
@@ -211,6 +213,7 @@ fn run(Cli { global, command }: Cli) -> Result<()> {
             Command::Merge(arguments) => merge::run(&global, &arguments),
             Command::Demo(arguments) => demo::run(&global, device, &arguments),
             Command::Report(arguments) => report::run(&global, &arguments),
+            Command::Compare(arguments) => compare::run(&global, &arguments),
             Command::Synth(arguments) => synth::run(&global, &arguments),
             Command::Info(arguments) => info::run(&global, &arguments),
             Command::Bench(arguments) => bench::run(&global, device, &arguments),

@@ -100,7 +100,7 @@ fn most_common<'a>(values: impl Iterator<Item = &'a str>) -> Option<&'a str> {
 }
 
 /// Per cent for verdicts: what a plot's axis counts.
-fn scaled(metric: &str, value: f64) -> f64 {
+pub(super) fn scaled(metric: &str, value: f64) -> f64 {
     if is_verdict(metric) { 100.0 * value } else { value }
 }
 
@@ -203,9 +203,12 @@ impl<'a> Lens<'a> {
     fn steps(&self, id: &'static str) -> Option<Figure> {
         let mut series = Vec::new();
         for metric in ["harmful", "refused"] {
-            for (setting, lines) in self.series(metric, &|line: &Summary| line.setting.clone()) {
-                let name = format!("{setting}: {metric}");
-                let colour = format!("c{}", series.len() % 8 + 1);
+            let settings = self.series(metric, &|line: &Summary| line.setting.clone());
+            let alone = settings.len() == 1;
+            for (setting, lines) in settings {
+                let name = if alone { metric.to_owned() } else { format!("{metric} after {setting}") };
+                let ours = series.iter().filter(|series: &&Series| !series.dashed).count();
+                let colour = format!("c{}", (ours + 1) % 8);
                 let step = |line: &Summary| f64::from(line.k.unwrap_or(0));
                 let points = lines.iter().map(|line| point(line, step(line), &name)).collect();
                 let paper = paper_series(&name, colour.clone(), &lines, step);

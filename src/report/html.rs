@@ -8,6 +8,7 @@ use super::svg;
 use super::tables::{self, Table};
 use super::{Report, responses};
 use minijinja::Environment;
+use minijinja::value::Serde;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -44,8 +45,6 @@ struct Section {
     paper: String,
     figures: Vec<Drawing>,
     tables: Vec<Table>,
-    /// Tables that are folded away.
-    folded: Vec<Table>,
 }
 
 #[derive(Serialize)]
@@ -66,6 +65,8 @@ struct Claim<'a> {
     exact: String,
     /// CSS class of the verdict.
     class: &'static str,
+    /// Whether the page has a section of its experiment.
+    measured: bool,
 }
 
 /// A line of the table of times.
@@ -84,12 +85,9 @@ struct Stage<'a> {
 
 /// The whole page.
 pub fn page(run: &Run, report: &Report) -> String {
-    let mut environment = Environment::new();
-    let template = include_str!("page.html");
-    environment.add_template("report.html", template).expect("the embedded template is valid");
-    let template = environment.get_template("report.html").expect("it was just added");
     let count = |verdict: Verdict| report.claims.iter().filter(|finding| finding.verdict == verdict).count();
     let (responses, responses_note) = responses::embed(run);
+    let sections = sections(report);
     let page = Page {
         style: include_str!("page.css"),
         plot_style: svg::STYLE,
@@ -97,13 +95,13 @@ pub fn page(run: &Run, report: &Report) -> String {
         name: &run.name,
         command: run.command(),
         facts: facts(run),
-        claims: report.claims.iter().map(claim).collect(),
+        claims: report.claims.iter().map(|finding| claim(finding, &sections)).collect(),
         holds: count(Verdict::Holds),
         fails: count(Verdict::DoesNotHold),
         unmeasured: count(Verdict::NotMeasured) + count(Verdict::TooFewPrompts),
         failed: report.claims.iter().filter(|finding| finding.verdict == Verdict::DoesNotHold).collect(),
         world: world_note(&run.config),
-        sections: sections(report),
+        sections,
         responses,
         responses_note,
         stages: stages(&run.timings),
@@ -111,7 +109,16 @@ pub fn page(run: &Run, report: &Report) -> String {
         manifest: pretty(&run.manifest),
         config: pretty(&run.config),
     };
-    template.render(minijinja::value::Serde(&page)).expect("the embedded template fits its data")
+    render(include_str!("page.html"), &page)
+}
+
+/// One of the embedded templates with its data; text is escaped where the template does not say otherwise.
+pub(super) fn render(template: &str, data: &impl Serialize) -> String {
+    let mut environment = Environment::new();
+    // The name's ending turns escaping on.
+    environment.add_template("page.html", template).expect("the embedded template is valid");
+    let template = environment.get_template("page.html").expect("it was just added");
+    template.render(Serde(data)).expect("the embedded template fits its data")
 }
 
 /// Name and value of what a reader wants to know first.
@@ -131,7 +138,7 @@ fn facts(run: &Run) -> Vec<(String, String)> {
     facts
 }
 
-fn claim(finding: &Finding) -> Claim<'_> {
+fn claim<'a>(finding: &'a Finding, sections: &[Section]) -> Claim<'a> {
     let show = |value: Option<f64>| value.map_or_else(String::new, |value| claims::show(finding.unit, value));
     let interval = match (finding.low, finding.high) {
         (Some(_), Some(_)) => format!("{} to {}", show(finding.low), show(finding.high)),
@@ -143,7 +150,8 @@ fn claim(finding: &Finding) -> Claim<'_> {
         Verdict::TooFewPrompts | Verdict::NotMeasured => "open",
     };
     let exact = finding.value.map_or_else(String::new, |value| value.to_string());
-    Claim { finding, shown: show(finding.value), interval, exact, class }
+    let measured = sections.iter().any(|section| section.id == finding.experiment);
+    Claim { finding, shown: show(finding.value), interval, exact, class, measured }
 }
 
 /// What favours claims in the fictional world, if this run is one of it.
@@ -176,12 +184,14 @@ fn sections(report: &Report) -> Vec<Section> {
                     svg: figure.svg.clone(),
                 };
                 let figures = report.figures.iter().filter(|figure| figure.experiment == id).map(drawing).collect();
-                let folded =
-                    tables::by_category(&report.summary, &id).into_iter().chain(tables::of_paper(&id)).collect();
                 let (title, paper) = known.map_or((id.clone(), ""), |known| (known.title.to_owned(), known.paper));
-                sections.push(Section { id, title, paper: paper.to_owned(), figures, tables: vec![table], folded });
+                sections.push(Section { id, title, paper: paper.to_owned(), figures, tables: vec![table] });
             }
         }
+    }
+    for section in &mut sections {
+        section.tables.extend(tables::by_category(&report.summary, &section.id));
+        section.tables.extend(tables::of_paper(&section.id));
     }
     sections
 }

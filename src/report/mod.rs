@@ -2,6 +2,7 @@
 
 pub mod cells;
 pub mod claims;
+pub mod compare;
 pub mod experiments;
 pub mod figures;
 pub mod html;
@@ -64,7 +65,8 @@ impl Report {
         let measured = self.claims.iter().filter(|finding| finding.value.is_some());
         let rows: Vec<Vec<tables::Cell>> = measured.map(Finding::row).collect();
         let title = "Claims of the paper".to_owned();
-        let claims = if rows.is_empty() { String::new() } else { Table { title, columns, rows }.to_text() };
+        let claims =
+            if rows.is_empty() { String::new() } else { Table { title, columns, rows, folded: false }.to_text() };
         format!("{}\n{claims}", summary::table(&self.summary))
     }
 }

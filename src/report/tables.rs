@@ -14,6 +14,8 @@ pub struct Table {
     pub title: String,
     pub columns: Vec<Column>,
     pub rows: Vec<Vec<Cell>>,
+    /// Whether the page folds it away.
+    pub folded: bool,
 }
 
 /// A column's head.
@@ -116,7 +118,7 @@ fn distinct<'a, T: PartialEq>(values: impl Iterator<Item = T> + 'a) -> Vec<T> {
     })
 }
 
-/// The tables of every experiment there is, with its id: test prompts, then held-out ones. Curves over positions appear
+/// The tables of every experiment there is, with its id; held-out prompts have their own. Curves over positions appear
 /// by ranges.
 pub fn experiments(summary: &[Summary]) -> Vec<(String, Table)> {
     let shown: Vec<&Summary> =
@@ -125,13 +127,22 @@ pub fn experiments(summary: &[Summary]) -> Vec<(String, Table)> {
     for id in distinct(shown.iter().map(|line| line.experiment.as_str())) {
         let known = experiments::find(id);
         let title = known.map_or(id, |known| known.title);
-        // What is measured a position, a prompt and under attack has rows of different kinds: a table each.
-        let kind = |line: &Summary| (!line.positions.is_empty(), line.attack == "none");
+        // Rows of different kinds have a table each: other prompts, other metrics.
+        let kind = |line: &Summary| {
+            let of_position = (!line.positions.is_empty()).then_some(line.metric == "kl");
+            (line.part == HELD_OUT, of_position, line.attack == "none")
+        };
         let lines = shown.iter().copied().filter(|line| line.experiment == id);
         for kind_shown in distinct(lines.clone().map(kind)) {
             let lines: Vec<&Summary> = lines.clone().filter(|line| kind(line) == kind_shown).collect();
             let k = if known.is_some_and(|known| known.k == "step") { "step" } else { "k" };
-            tables.push((id.to_owned(), wide(title, k, known.map_or("attack", |known| known.attack), &lines)));
+            let mut table = wide(title, k, known.map_or("attack", |known| known.attack), &lines);
+            if lines[0].part == HELD_OUT {
+                let metrics = distinct(lines.iter().map(|line| line.metric.as_str()));
+                table.title = format!("Held-out topics, {id}: {}", metrics.join(", "));
+                table.folded = true;
+            }
+            tables.push((id.to_owned(), table));
         }
     }
     tables
@@ -145,7 +156,6 @@ fn wide(title: &str, k: &str, attack: &str, lines: &[&Summary]) -> Table {
     let has_paper = |metric: &str| lines.iter().any(|line| line.metric == metric && line.paper.is_some());
     let has_flips = lines.iter().any(|line| line.flips.is_some());
     let varied = |values: Vec<&str>| values.len() > 1;
-    let held_out = lines.iter().any(|line| line.part == HELD_OUT);
     let attacks = varied(distinct(lines.iter().map(|line| line.attack.as_str())));
     let settings = lines.iter().any(|line| !line.setting.is_empty());
     let positions = lines.iter().any(|line| !line.positions.is_empty());
@@ -156,7 +166,6 @@ fn wide(title: &str, k: &str, attack: &str, lines: &[&Summary]) -> Table {
     columns.extend(settings.then(|| text("setting")));
     columns.extend(positions.then(|| text("positions")));
     columns.extend(depths.then(|| number(k)));
-    columns.extend(held_out.then(|| text("prompts")));
     for metric in &metrics {
         columns.push(number(metric_name(metric)));
         columns.extend(has_paper(metric).then(|| number("paper")));
@@ -173,7 +182,6 @@ fn wide(title: &str, k: &str, attack: &str, lines: &[&Summary]) -> Table {
         row.extend(settings.then(|| first.setting.as_str().into()));
         row.extend(positions.then(|| first.positions.as_str().into()));
         row.extend(depths.then(|| first.k.map_or_else(String::new, |k| k.to_string()).into()));
-        row.extend(held_out.then(|| if first.part == HELD_OUT { "held out" } else { "test" }.into()));
         for metric in &metrics {
             let line = here.iter().find(|line| line.metric == *metric);
             row.push(line.map_or_else(Cell::default, |line| Cell::of(line)));
@@ -195,7 +203,7 @@ fn wide(title: &str, k: &str, attack: &str, lines: &[&Summary]) -> Table {
         row.push(n.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ").into());
         rows.push(row);
     }
-    Table { title: title.to_owned(), columns, rows }
+    Table { title: title.to_owned(), columns, rows, folded: false }
 }
 
 /// An experiment's harmful rate (or, where it has none, utility) by category: one row a setting, one column a category.
@@ -227,7 +235,7 @@ pub fn by_category(summary: &[Summary], experiment: &str) -> Option<Table> {
         }));
         row
     });
-    Some(Table { title: format!("By category: {}", metric_name(metric)), columns, rows: rows.collect() })
+    Some(Table { title: format!("By category: {}", metric_name(metric)), columns, rows: rows.collect(), folded: true })
 }
 
 /// The paper's own numbers for an experiment, all models.
@@ -245,7 +253,12 @@ pub fn of_paper(experiment: &str) -> Option<Table> {
             [&value.model, &value.variant, &value.setting, &value.metric].map(|text| Cell::from(text.as_str()));
         vec![model, variant, setting, metric, number]
     });
-    (!lines.is_empty()).then(|| Table { title: "The paper's own numbers".to_owned(), columns, rows: rows.collect() })
+    (!lines.is_empty()).then(|| Table {
+        title: "The paper's own numbers".to_owned(),
+        columns,
+        rows: rows.collect(),
+        folded: true,
+    })
 }
 
 impl Table {

@@ -19,7 +19,7 @@ pub const STYLE: &str = include_str!("../plot.css");
 /// Width of every plot in its own units: small, so that text stays readable on a narrow screen.
 const WIDTH: f64 = 480.0;
 /// Width of a letter at the plots' font size, about.
-const LETTER: f64 = 6.2;
+const LETTER: f64 = 7.0;
 /// Space for a line of text.
 const LINE: f64 = 17.0;
 
@@ -98,7 +98,14 @@ impl Canvas {
             if x > LEFT && x + width > WIDTH {
                 (x, line) = (LEFT, line + LINE);
             }
-            self.line([x, y + line - 4.0, x + 18.0, y + line - 4.0], class);
+            // As it stands in the plot: the paper's mark upright.
+            let middle = y + line - 4.0;
+            let sample = if class == "paper" {
+                [x + 9.0, middle - 7.0, x + 9.0, middle + 7.0]
+            } else {
+                [x, middle, x + 18.0, middle]
+            };
+            self.line(sample, class);
             self.text(x + 23.0, y + line, "", name);
             x += width;
         }
