@@ -1,29 +1,33 @@
-//! What is allocated: never a `[tokens, vocabulary]` or a score matrix, and next to nothing in the steady state.
+//! What is allocated: never a `[tokens, vocabulary]` or a score matrix, and nothing at all in the steady state.
 
 use safedepth::device::{Backend, Cpu, DType, Tensor};
-use safedepth::model::Transformer;
+use safedepth::generate::{Engine, Request};
+use safedepth::model::init::initialise;
+use safedepth::model::{Config, Transformer};
 use safedepth::ops::attention::{Attention, AttentionParams, Ragged};
 use safedepth::ops::linear_ce::{CeOutput, LinearCe};
 use safedepth::ops::linear_kl::{KlSide, LinearKl};
+use safedepth::ops::sampling::SamplingParams;
 use safedepth::train::trainer::Group;
-use safedepth::train::{Example, Hyper, Objective, Trainer};
+use safedepth::train::{BetaSchedule, Example, Hyper, Objective, Trainer};
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The system's allocator, counting.
 struct Counting;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
-static TOTAL: AtomicUsize = AtomicUsize::new(0);
+/// Number of allocations; growing one counts.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: every call is passed on to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size(), Relaxed) + layout.size();
         PEAK.fetch_max(live, Relaxed);
-        TOTAL.fetch_add(layout.size(), Relaxed);
+        COUNT.fetch_add(1, Relaxed);
         // SAFETY: the caller's contract.
         unsafe { System.alloc(layout) }
     }
@@ -41,12 +45,16 @@ static ALLOCATOR: Counting = Counting;
 /// Tests measure the whole process: one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Bytes by which memory in use rose at most, and bytes allocated in all, while `work` ran.
-fn measure(work: impl FnOnce()) -> (usize, usize) {
-    let (live, total) = (LIVE.load(Relaxed), TOTAL.load(Relaxed));
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes by which memory in use rose at most while `work` ran.
+fn rise(work: impl FnOnce()) -> usize {
+    let live = LIVE.load(Relaxed);
     PEAK.store(live, Relaxed);
     work();
-    (PEAK.load(Relaxed) - live, TOTAL.load(Relaxed) - total)
+    PEAK.load(Relaxed) - live
 }
 
 fn constant(device: &Cpu, rows: usize, cols: usize, value: f32) -> Tensor<Cpu> {
@@ -55,7 +63,7 @@ fn constant(device: &Cpu, rows: usize, cols: usize, value: f32) -> Tensor<Cpu> {
 
 #[test]
 fn losses_never_hold_the_logits() {
-    let _alone = ALONE.lock().unwrap();
+    let _alone = alone();
     let device = Cpu::new();
     let (tokens, vocab, size) = (64, 256_000, 16);
     let logits = tokens * vocab * size_of::<f32>();
@@ -65,7 +73,7 @@ fn losses_never_hold_the_logits() {
     let (mut lse, mut logprob, mut entropy, mut rank) = (vector(), vector(), vector(), vector());
     let coefficient = vector();
     let (mut dhidden, mut dw) = (constant(&device, tokens, size, 0.0), constant(&device, vocab, size, 0.0));
-    let (peak, _) = measure(|| {
+    let peak = rise(|| {
         let output =
             CeOutput { lse: &mut lse, logprob: &mut logprob, entropy: Some(&mut entropy), rank: Some(&mut rank) };
         device.linear_ce(&hidden, &w, None, &labels, output).unwrap();
@@ -73,7 +81,7 @@ fn losses_never_hold_the_logits() {
     });
     assert!(peak < logits / 16, "cross-entropy: {peak} bytes, the logits are {logits}");
     let side = || KlSide { hidden: &hidden, w: &w, softcap: None };
-    let (peak, _) = measure(|| drop(device.linear_kl(side(), side()).unwrap()));
+    let peak = rise(|| drop(device.linear_kl(side(), side()).unwrap()));
     assert!(peak < logits / 16, "KL: {peak} bytes, the logits of a side are {logits}");
     // Equal logits everywhere: the numbers are known.
     let expected = (vocab as f32).ln();
@@ -82,7 +90,7 @@ fn losses_never_hold_the_logits() {
 
 #[test]
 fn attention_never_holds_the_scores() {
-    let _alone = ALONE.lock().unwrap();
+    let _alone = alone();
     let device = Cpu::new();
     let length = 2048;
     let params =
@@ -92,7 +100,7 @@ fn attention_never_holds_the_scores() {
     let (q, k, v, dout) = (rows(), rows(), rows(), rows());
     let (mut out, mut dq, mut dk, mut dv) = (rows(), rows(), rows(), rows());
     let mut lse = constant(&device, length, 1, 0.0);
-    let (peak, _) = measure(|| {
+    let peak = rise(|| {
         device.attention(&params, &ragged, &q, &k, &v, &mut out, &mut lse).unwrap();
         device.attention_backward(&params, &ragged, &q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv).unwrap();
     });
@@ -100,26 +108,130 @@ fn attention_never_holds_the_scores() {
     assert!(peak < scores / 32, "attention: {peak} bytes, the scores are {scores}");
 }
 
-/// Tensors come from the device's pool: a training step, once warm, allocates only lists of token numbers, pointers and
-/// per-token factors, a few KiB (the aim is nothing at all).
+/// Steps before the steady state. On one thread a step is the same each time. On more, work stealing decides which thread
+/// meets which task, and a thread's working memory grows to the largest task that it has met.
+fn warm_up(threads: usize) -> usize {
+    if threads == 1 { 3 } else { 300 }
+}
+
+/// Steps in a row that must allocate nothing.
+const QUIET: usize = 10;
+
+/// A model wide enough that its products are cut into tasks for several threads.
+fn wide() -> Transformer<Cpu> {
+    let json = r#"{
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 2500, "hidden_size": 256,
+        "intermediate_size": 704, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
+        "hidden_act": "silu"
+    }"#;
+    initialise(Cpu::new(), Config::from_json(&"wide", json).unwrap(), 7).unwrap()
+}
+
+fn golden(name: &str) -> Transformer<Cpu> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name);
+    Transformer::load(Cpu::new(), &folder, None).unwrap()
+}
+
+fn trains_without_allocating(name: &str, trainer: &mut Trainer<Cpu>, objective: Objective, lengths: &[u32]) {
+    let examples: Vec<Example> = lengths
+        .iter()
+        .map(|&length| {
+            let ids: Vec<u32> = (0..length).map(|t| (t * 13 + length) % 61).collect();
+            Example::new(&ids[..length as usize / 3], &ids[length as usize / 3..])
+        })
+        .collect();
+    let labels = examples.iter().map(Example::labels).sum();
+    let group = Group { examples: examples.iter().collect(), reference: vec![-1.0; labels], weight: 1.0 };
+    let groups = [group];
+    let (mut steps, mut quiet) = (0, 0);
+    while quiet < QUIET {
+        let before = COUNT.load(Relaxed);
+        trainer.step(&groups, objective, 4, 1e-3).unwrap();
+        let count = COUNT.load(Relaxed) - before;
+        steps += 1;
+
+        quiet = if count == 0 { quiet + 1 } else { 0 };
+        let threads = rayon::current_num_threads();
+        assert!(steps - quiet <= warm_up(threads), "{name} on {threads} threads: step {steps} allocates {count} times");
+    }
+}
+
+/// Tensors come from the device's pool, lists and activations keep their memory from step to step.
 #[test]
-fn a_warm_training_step_allocates_next_to_nothing() {
-    let _alone = ALONE.lock().unwrap();
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/llama");
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-    pool.install(|| {
-        let model = Transformer::load(Cpu::new(), &folder, None).unwrap().into_owned(None).unwrap();
-        let mut trainer = Trainer::new(model, Hyper::default()).unwrap();
-        let ids: Vec<u32> = (0..49).collect();
-        let examples = vec![Example::new(&ids[..9], &ids[9..]); 8];
-        let mut step = || {
-            let group = Group { examples: examples.iter().collect(), reference: Vec::new(), weight: 1.0 };
-            trainer.step(&[group], Objective::Sft, 8, 1e-3).unwrap();
-        };
-        for _ in 0..3 {
-            step();
-        }
-        let (_, total) = measure(step);
-        assert!(total < 64 * 1024, "a warm training step allocates {total} bytes");
-    });
+fn a_warm_training_step_allocates_nothing() {
+    let _alone = alone();
+    for threads in [1, 2] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let lengths = [29, 17, 40, 33, 8, 21];
+            for name in ["llama", "qwen3", "gemma2"] {
+                let model = golden(name).into_owned(None).unwrap();
+                let mut trainer = Trainer::new(model, Hyper::default()).unwrap();
+                trains_without_allocating(name, &mut trainer, Objective::Sft, &lengths);
+            }
+            // f32 masters, activations computed again, the other objectives.
+            let model = golden("llama").into_owned(Some(DType::BF16)).unwrap();
+            let mut trainer = Trainer::new(model, Hyper { recompute: true, ..Hyper::default() }).unwrap();
+            let constrained = Objective::Constrained { betas: BetaSchedule::Paper, floor: 0.0 };
+            trains_without_allocating("constrained", &mut trainer, constrained, &lengths);
+            trains_without_allocating("dpo", &mut trainer, Objective::Dpo { beta: 0.1 }, &lengths);
+            let mut trainer = Trainer::new(wide(), Hyper::default()).unwrap();
+            trains_without_allocating("wide", &mut trainer, Objective::Sft, &[100, 120, 64, 90, 128, 33]);
+        });
+    }
+}
+
+/// A full batch with no row that ends, across many pages, sampled with every filter and greedily.
+#[test]
+fn a_warm_decode_step_allocates_nothing() {
+    const STEPS: usize = 100;
+    let _alone = alone();
+    let sampled = SamplingParams { temperature: 0.9, top_k: 40, top_p: 0.9, repetition_penalty: 1.1 };
+    for threads in [1, 2] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let models = [
+                ("llama", golden("llama")),
+                ("qwen3", golden("qwen3")),
+                ("gemma2", golden("gemma2")),
+                ("wide", wide()),
+            ];
+            for (name, model) in models {
+                let requests: Vec<Request> = (0..6)
+                    .map(|i| Request {
+                        example: i,
+                        setting: 0,
+                        sample: 0,
+                        prompt: (i as u32..2 * i as u32 + 5).collect(),
+                        prefill: 0,
+                        params: if i % 2 == 0 { sampled } else { SamplingParams::GREEDY },
+                        max_new_tokens: STEPS,
+                        stop: Vec::new(),
+                    })
+                    .collect();
+                let engine = Engine { max_rows: requests.len(), ..Engine::default() };
+                // The second time the threads' working memory is warm, and so is the device's pool.
+                let mut counts = Vec::with_capacity(2 * STEPS);
+                for _ in 0..2 {
+                    counts.clear();
+                    let mut before = COUNT.load(Relaxed);
+                    let progress = |_| {
+                        counts.push(COUNT.load(Relaxed) - before);
+                        before = COUNT.load(Relaxed);
+                    };
+                    engine.generate(&model, &requests, progress).unwrap();
+                }
+                assert!(counts.len() >= STEPS, "{} steps", counts.len());
+                // Prompts come in the first steps, and rows end in the last.
+                let decoding = counts.len() - STEPS + warm_up(1)..counts.len() - 1;
+                let counts = &counts[decoding.clone()];
+                if threads == 1 {
+                    assert!(counts.iter().all(|&count| count == 0), "{name}: {counts:?}");
+                }
+                let quiet = counts.iter().rev().take_while(|&&count| count == 0).count();
+                assert!(quiet >= QUIET, "{name} on {threads} threads: {counts:?} in {decoding:?}");
+            }
+        });
+    }
 }
