@@ -6,7 +6,7 @@ use safedepth::model::init::initialise;
 use safedepth::model::{Config, Transformer};
 use safedepth::ops::attention::{Attention, AttentionParams, Ragged};
 use safedepth::ops::linear_ce::{CeOutput, LinearCe};
-use safedepth::ops::linear_kl::{KlSide, LinearKl};
+use safedepth::ops::linear_kl::{KlGradient, KlSide, LinearKl};
 use safedepth::ops::sampling::SamplingParams;
 use safedepth::train::trainer::Group;
 use safedepth::train::{BetaSchedule, Example, Hyper, Objective, Trainer};
@@ -83,6 +83,15 @@ fn losses_never_hold_the_logits() {
     let side = || KlSide { hidden: &hidden, w: &w, softcap: None };
     let peak = rise(|| drop(device.linear_kl(side(), side()).unwrap()));
     assert!(peak < logits / 16, "KL: {peak} bytes, the logits of a side are {logits}");
+    let (mut dhidden_q, mut dw_q) = (constant(&device, tokens, size, 0.0), constant(&device, vocab, size, 0.0));
+    let peak = rise(|| {
+        let (output, normalizers) = device.linear_kl_forward(side(), side()).unwrap();
+        let dp = KlGradient { hidden: &mut dhidden, w: Some(&mut dw) };
+        let dq = KlGradient { hidden: &mut dhidden_q, w: Some(&mut dw_q) };
+        let (kl, coefficient) = (&output.kl, &coefficient);
+        device.linear_kl_backward(side(), side(), kl, &normalizers, coefficient, Some(dp), Some(dq)).unwrap();
+    });
+    assert!(peak < logits / 16, "gradient of the KL: {peak} bytes, the logits of a side are {logits}");
     // Equal logits everywhere: the numbers are known.
     let expected = (vocab as f32).ln();
     assert!(entropy.to_vec(&device).unwrap().iter().all(|h| (h - expected).abs() < 1e-3));
