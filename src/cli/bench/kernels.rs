@@ -366,7 +366,6 @@ fn vocabulary(timer: &mut Timer<'_>, shapes: &Shapes) -> Result<()> {
     let mut tokens = Vec::new();
     timer.time("sample", name, &format!("{rows}x{vocab}"), 0.0, 4.0 * (rows * vocab) as f64, || {
         device.write(&mut logits.buffer, &original)?;
-        let row = || SamplingRow { params, history: &[], uniform: 0.5 };
-        device.sample(&mut logits, &(0..rows).map(|_| row()).collect::<Vec<_>>(), &mut tokens)
+        device.sample(&mut logits, |_| SamplingRow { params, history: &[], uniform: 0.5 }, &mut tokens)
     })
 }
