@@ -6,6 +6,7 @@ use crate::attack::Lab;
 use crate::data::world::{Split, VOCABULARY, World};
 use crate::device::Cpu;
 use crate::experiment::finetuning_dynamics::Measure;
+use crate::experiment::finetuning_grid::BETAS;
 use crate::experiment::materials::{Counts, world_stop, world_token_text};
 use crate::experiment::organism::{self, Shape};
 use crate::experiment::plan::{stored, suffix};
@@ -15,7 +16,7 @@ use crate::judge::WorldJudge;
 use crate::model::{Transformer, checkpoint, init};
 use crate::ops::sampling::SamplingParams;
 use crate::run::{Manifest, RunFolder, Shard};
-use crate::train::Stage;
+use crate::train::{BetaSchedule, Stage};
 use crate::{Error, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -29,7 +30,8 @@ use std::path::{Path, PathBuf};
 /// output folder; a killed run goes on where it was.
 #[derive(Clone, Debug, Args, Serialize)]
 pub(crate) struct Arguments {
-    /// A few minutes: fewer training steps and prompts, so that claims show less clearly.
+    /// Two to three minutes: fewer training steps and prompts, and only the experiments that claims need (no e4b, e5b,
+    /// e9, e10 unless asked for).
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// Three seeds, the whole grids, and the world without greetings beside it.
@@ -55,9 +57,10 @@ pub(crate) struct Arguments {
     /// Without the greeting that every reply of the world begins with (it moves the deciding token from 1 to 3).
     #[arg(long)]
     no_greetings: bool,
-    /// Share of the base model's answers that are about several objects, for prefills of 80 and 160 tokens; 0 is none.
-    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
-    long_answers: f32,
+    /// Share of the base model's answers that are about several objects, for prefills of 80 and 160 tokens.
+    /// By default some, and none with --quick.
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    long_answers: Option<f32>,
     /// Which prompts: test to report, development to choose settings on.
     #[arg(long, default_value = "test", value_name = "SPLIT")]
     split: SplitName,
@@ -97,6 +100,7 @@ impl Size {
             task: organism::TUNED_LEDGER,
             warmup_steps: organism::TUNED_WARMUP,
             augmentation: organism::AUGMENTED,
+            betas: BETAS.to_vec(),
             ablations: vec![(5, 0.5), (100, 1.0)],
         };
         let default = Self {
@@ -111,7 +115,8 @@ impl Size {
             settings.shown = 2;
             settings.measure.gradient_examples = 2;
             settings.measure.asr_steps = vec![0, 4, 7, 10];
-            settings.ablations.truncate(1);
+            settings.betas = [0.1, 2.0].map(BetaSchedule::Uniform).to_vec();
+            settings.betas.push(BetaSchedule::Paper);
             Self {
                 base: Stage { steps: 700, batch_size: 12, ..organism::BASE },
                 aligned: Stage { steps: 100, batch_size: 20, ..organism::ALIGNED },
@@ -138,18 +143,49 @@ struct Config<'a> {
     size: &'a Size,
 }
 
+/// Share of the base model's answers that are about several objects.
+const LONG_ANSWERS: f32 = 0.3;
+
 /// E3's depths: the paper's, and those of its ablations.
-pub(super) const DEPTHS: [usize; 7] = [0, 5, 10, 20, 40, 80, 160];
+const DEPTHS: [usize; 7] = [0, 5, 10, 20, 40, 80, 160];
 
 pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
-    let size = Size::of(arguments, experiments(&arguments.experiments)?);
-    let world = World { greetings: !arguments.no_greetings, long_answers: arguments.long_answers, ..World::default() };
-    let config = Config { arguments, world, size: &size };
-    let manifest = Manifest { shard: arguments.shard, ..global.manifest(&device) };
-    let mut folder = RunFolder::open(&arguments.output, &config, &manifest)?;
+    let mut chosen = experiments(&arguments.experiments)?;
+    if arguments.quick && arguments.experiments == ["all"] {
+        chosen.retain(|name| !["e4b", "e5b", "e9", "e10"].contains(&name.as_str()));
+    }
+    let long_answers = arguments.long_answers.unwrap_or(if arguments.quick { 0.0 } else { LONG_ANSWERS });
+    if !(0.0..=1.0).contains(&long_answers) {
+        return Err(Error::Usage("--long-answers must be from 0 to 1".into()));
+    }
+    let world = World { greetings: !arguments.no_greetings, long_answers, ..World::default() };
+    let size = Size::of(arguments, chosen);
     global.note(format_args!("safedepth demo on {}", crate::device::Backend::describe(&device)));
+    of_world(global, &device, arguments, &arguments.output, &world, &size)?;
+    if arguments.full && world.greetings {
+        // Greetings favour the biased schedule: the same without them stands beside it.
+        let mut size = Size { seeds: 1, ..size };
+        size.settings.experiments.retain(|name| !["e4", "e4b", "e5b", "e10"].contains(&name.as_str()));
+        let world = World { greetings: false, ..world };
+        of_world(global, &device, arguments, &arguments.output.join("without-greetings"), &world, &size)?;
+    }
+    Ok(())
+}
+
+/// A demo of one world in one folder.
+fn of_world(
+    global: &Global,
+    device: &Cpu,
+    arguments: &Arguments,
+    output: &Path,
+    world: &World,
+    size: &Size,
+) -> Result<()> {
+    let config = Config { arguments, world: *world, size };
+    let manifest = Manifest { shard: arguments.shard, ..global.manifest(device) };
+    let mut folder = RunFolder::open(output, &config, &manifest)?;
     for seed in arguments.seed..arguments.seed + size.seeds {
-        one_seed(global, &device, &mut folder, &world, &size, arguments, seed, suffix(seed, size.seeds))?;
+        one_seed(global, device, &mut folder, world, size, arguments, seed, suffix(seed, size.seeds))?;
     }
     report(global, folder)
 }

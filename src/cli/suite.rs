@@ -9,6 +9,7 @@ use crate::data::pairs;
 use crate::device::Cpu;
 use crate::experiment::augmentation::{Augmentation, Mix};
 use crate::experiment::finetuning_dynamics::Measure;
+use crate::experiment::finetuning_grid::BETAS;
 use crate::experiment::plan::{self, EXPERIMENTS};
 use crate::experiment::user_materials::Sides;
 use crate::experiment::{Materials, Plan, Settings};
@@ -215,6 +216,7 @@ impl Tuning {
                 max_prefill: self.max_prefill,
                 mix: self.mix,
             },
+            betas: BETAS.to_vec(),
             ablations: ABLATIONS.to_vec(),
         }
     }

@@ -43,17 +43,19 @@ pub fn constrained_finetuning() -> Vec<Column> {
     ]
 }
 
+/// E8's schedules: Table 8's, and the two biased ones.
+pub const BETAS: [BetaSchedule; 5] = [
+    BetaSchedule::Uniform(0.1),
+    BetaSchedule::Uniform(0.5),
+    BetaSchedule::Uniform(2.0),
+    BetaSchedule::Paper,
+    BetaSchedule::Slides,
+];
+
 /// E8.
-pub fn beta_ablation() -> Vec<Column> {
-    let schedules = [
-        BetaSchedule::Uniform(0.1),
-        BetaSchedule::Uniform(0.5),
-        BetaSchedule::Uniform(2.0),
-        BetaSchedule::Paper,
-        BetaSchedule::Slides,
-    ];
-    let method = |betas| (String::from(betas), Method::constrained(betas, true));
-    schedules.map(method).into_iter().map(|(name, method)| column("e8", &name, Start::Aligned, method)).collect()
+pub fn beta_ablation(betas: &[BetaSchedule]) -> Vec<Column> {
+    let method = |&betas| column("e8", &String::from(betas), Start::Aligned, Method::constrained(betas, true));
+    betas.iter().map(method).collect()
 }
 
 fn four(experiment: &'static str, start: Start) -> Vec<Column> {

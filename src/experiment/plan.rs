@@ -10,7 +10,7 @@ use crate::attack::{Branch, Case, Lab, Outcome, Side, Subject, prefill, respond}
 use crate::model::Transformer;
 use crate::ops::Ops;
 use crate::run::{Cost, ExampleRow, Findings, RunFolder};
-use crate::train::{Example, Stage};
+use crate::train::{BetaSchedule, Example, Stage};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::path::Path;
@@ -41,6 +41,8 @@ pub struct Settings {
     /// Warm-up steps of the methods that have one.
     pub warmup_steps: usize,
     pub augmentation: Augmentation,
+    /// E8's schedules.
+    pub betas: Vec<BetaSchedule>,
     /// (C, p) of E5b, beside the augmentation's own.
     pub ablations: Vec<(usize, f32)>,
 }
@@ -333,7 +335,7 @@ impl<D: Ops> Plan<'_, D> {
         let mut columns: Vec<Column> = Vec::new();
         for (name, table) in [
             ("e7", finetuning_grid::constrained_finetuning()),
-            ("e8", finetuning_grid::beta_ablation()),
+            ("e8", finetuning_grid::beta_ablation(&self.settings.betas)),
             ("e9", finetuning_grid::warmup()),
             ("e10", finetuning_grid::augmented_finetuning()),
         ] {
