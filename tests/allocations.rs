@@ -1,29 +1,33 @@
-//! What is allocated: never a `[tokens, vocabulary]` or a score matrix, and next to nothing in the steady state.
+//! What is allocated: never a `[tokens, vocabulary]` or a score matrix, and nothing at all in the steady state.
 
 use safedepth::device::{Backend, Cpu, DType, Tensor};
-use safedepth::model::Transformer;
+use safedepth::generate::{Engine, Request};
+use safedepth::model::init::initialise;
+use safedepth::model::{Config, Transformer};
 use safedepth::ops::attention::{Attention, AttentionParams, Ragged};
 use safedepth::ops::linear_ce::{CeOutput, LinearCe};
-use safedepth::ops::linear_kl::{KlSide, LinearKl};
+use safedepth::ops::linear_kl::{KlGradient, KlSide, LinearKl};
+use safedepth::ops::sampling::SamplingParams;
 use safedepth::train::trainer::Group;
-use safedepth::train::{Example, Hyper, Objective, Trainer};
+use safedepth::train::{BetaSchedule, Example, Hyper, Objective, Trainer};
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The system's allocator, counting.
 struct Counting;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
-static TOTAL: AtomicUsize = AtomicUsize::new(0);
+/// Number of allocations; growing one counts.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: every call is passed on to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size(), Relaxed) + layout.size();
         PEAK.fetch_max(live, Relaxed);
-        TOTAL.fetch_add(layout.size(), Relaxed);
+        COUNT.fetch_add(1, Relaxed);
         // SAFETY: the caller's contract.
         unsafe { System.alloc(layout) }
     }
@@ -41,12 +45,16 @@ static ALLOCATOR: Counting = Counting;
 /// Tests measure the whole process: one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Bytes by which memory in use rose at most, and bytes allocated in all, while `work` ran.
-fn measure(work: impl FnOnce()) -> (usize, usize) {
-    let (live, total) = (LIVE.load(Relaxed), TOTAL.load(Relaxed));
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes by which memory in use rose at most while `work` ran.
+fn rise(work: impl FnOnce()) -> usize {
+    let live = LIVE.load(Relaxed);
     PEAK.store(live, Relaxed);
     work();
-    (PEAK.load(Relaxed) - live, TOTAL.load(Relaxed) - total)
+    PEAK.load(Relaxed) - live
 }
 
 fn constant(device: &Cpu, rows: usize, cols: usize, value: f32) -> Tensor<Cpu> {
@@ -55,7 +63,7 @@ fn constant(device: &Cpu, rows: usize, cols: usize, value: f32) -> Tensor<Cpu> {
 
 #[test]
 fn losses_never_hold_the_logits() {
-    let _alone = ALONE.lock().unwrap();
+    let _alone = alone();
     let device = Cpu::new();
     let (tokens, vocab, size) = (64, 256_000, 16);
     let logits = tokens * vocab * size_of::<f32>();
@@ -65,7 +73,7 @@ fn losses_never_hold_the_logits() {
     let (mut lse, mut logprob, mut entropy, mut rank) = (vector(), vector(), vector(), vector());
     let coefficient = vector();
     let (mut dhidden, mut dw) = (constant(&device, tokens, size, 0.0), constant(&device, vocab, size, 0.0));
-    let (peak, _) = measure(|| {
+    let peak = rise(|| {
         let output =
             CeOutput { lse: &mut lse, logprob: &mut logprob, entropy: Some(&mut entropy), rank: Some(&mut rank) };
         device.linear_ce(&hidden, &w, None, &labels, output).unwrap();
@@ -73,8 +81,17 @@ fn losses_never_hold_the_logits() {
     });
     assert!(peak < logits / 16, "cross-entropy: {peak} bytes, the logits are {logits}");
     let side = || KlSide { hidden: &hidden, w: &w, softcap: None };
-    let (peak, _) = measure(|| drop(device.linear_kl(side(), side()).unwrap()));
+    let peak = rise(|| drop(device.linear_kl(side(), side()).unwrap()));
     assert!(peak < logits / 16, "KL: {peak} bytes, the logits of a side are {logits}");
+    let (mut dhidden_q, mut dw_q) = (constant(&device, tokens, size, 0.0), constant(&device, vocab, size, 0.0));
+    let peak = rise(|| {
+        let (output, normalizers) = device.linear_kl_forward(side(), side()).unwrap();
+        let dp = KlGradient { hidden: &mut dhidden, w: Some(&mut dw) };
+        let dq = KlGradient { hidden: &mut dhidden_q, w: Some(&mut dw_q) };
+        let (kl, coefficient) = (&output.kl, &coefficient);
+        device.linear_kl_backward(side(), side(), kl, &normalizers, coefficient, Some(dp), Some(dq)).unwrap();
+    });
+    assert!(peak < logits / 16, "gradient of the KL: {peak} bytes, the logits of a side are {logits}");
     // Equal logits everywhere: the numbers are known.
     let expected = (vocab as f32).ln();
     assert!(entropy.to_vec(&device).unwrap().iter().all(|h| (h - expected).abs() < 1e-3));
@@ -82,7 +99,7 @@ fn losses_never_hold_the_logits() {
 
 #[test]
 fn attention_never_holds_the_scores() {
-    let _alone = ALONE.lock().unwrap();
+    let _alone = alone();
     let device = Cpu::new();
     let length = 2048;
     let params =
@@ -92,7 +109,7 @@ fn attention_never_holds_the_scores() {
     let (q, k, v, dout) = (rows(), rows(), rows(), rows());
     let (mut out, mut dq, mut dk, mut dv) = (rows(), rows(), rows(), rows());
     let mut lse = constant(&device, length, 1, 0.0);
-    let (peak, _) = measure(|| {
+    let peak = rise(|| {
         device.attention(&params, &ragged, &q, &k, &v, &mut out, &mut lse).unwrap();
         device.attention_backward(&params, &ragged, &q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv).unwrap();
     });
@@ -100,26 +117,125 @@ fn attention_never_holds_the_scores() {
     assert!(peak < scores / 32, "attention: {peak} bytes, the scores are {scores}");
 }
 
-/// Tensors come from the device's pool: a training step, once warm, allocates only lists of token numbers, pointers and
-/// per-token factors, a few KiB (the aim is nothing at all).
-#[test]
-fn a_warm_training_step_allocates_next_to_nothing() {
-    let _alone = ALONE.lock().unwrap();
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/llama");
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-    pool.install(|| {
-        let model = Transformer::load(Cpu::new(), &folder, None).unwrap().into_owned(None).unwrap();
-        let mut trainer = Trainer::new(model, Hyper::default()).unwrap();
-        let ids: Vec<u32> = (0..49).collect();
-        let examples = vec![Example::new(&ids[..9], &ids[9..]); 8];
-        let mut step = || {
-            let group = Group { examples: examples.iter().collect(), reference: Vec::new(), weight: 1.0 };
-            trainer.step(&[group], Objective::Sft, 8, 1e-3).unwrap();
-        };
-        for _ in 0..3 {
-            step();
+/// Steps before the steady state.
+const WARM_UP: usize = 3;
+
+/// Steps after it: all must allocate nothing.
+const STEADY: usize = 30;
+
+/// Runs `work` on a pool of one thread and on one of two, whose threads have each run `rehearsal` before: a thread's
+/// working memory grows to the largest task it has met, and work stealing would let it meet one late. (Who starts a
+/// parallel loop runs its first task; the tests' first tasks are the largest.)
+fn on_warm_threads(rehearsal: impl Fn() + Sync, work: impl Fn(usize) + Sync) {
+    for threads in [1, 2] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.broadcast(|_| rehearsal());
+        pool.install(|| work(threads));
+    }
+}
+
+/// A model wide enough that its products are cut into tasks for several threads.
+fn wide() -> Transformer<Cpu> {
+    let json = r#"{
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 2500, "hidden_size": 256,
+        "intermediate_size": 704, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
+        "hidden_act": "silu"
+    }"#;
+    initialise(Cpu::new(), Config::from_json(&"wide", json).unwrap(), 7).unwrap()
+}
+
+fn golden(name: &str) -> Transformer<Cpu> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name);
+    Transformer::load(Cpu::new(), &folder, None).unwrap()
+}
+
+/// Steps of a trainer on examples of these lengths; none after the first few may allocate.
+fn trains_without_allocating(make: impl Fn() -> Trainer<Cpu> + Sync, objective: Objective, lengths: &[u32]) {
+    let examples: Vec<Example> = lengths
+        .iter()
+        .map(|&length| {
+            let ids: Vec<u32> = (0..length).map(|t| (t * 13 + length) % 61).collect();
+            Example::new(&ids[..length as usize / 3], &ids[length as usize / 3..])
+        })
+        .collect();
+    let labels = examples.iter().map(Example::labels).sum();
+    let groups = [Group { examples: examples.iter().collect(), reference: vec![-1.0; labels], weight: 1.0 }];
+    // Two micro-batches of different sizes a step.
+    let step = |trainer: &mut Trainer<Cpu>| {
+        trainer.step(&groups, objective, 4, 1e-3).unwrap();
+    };
+    let work = |threads: usize| {
+        let mut trainer = make();
+        for index in 0..WARM_UP + STEADY {
+            let before = COUNT.load(Relaxed);
+            step(&mut trainer);
+            let count = COUNT.load(Relaxed) - before;
+            let architecture = trainer.model.config.architecture;
+            assert!(
+                index < WARM_UP || count == 0,
+                "{architecture:?}, {objective:?}, {threads} threads: step {index} allocates {count} times"
+            );
         }
-        let (_, total) = measure(step);
-        assert!(total < 64 * 1024, "a warm training step allocates {total} bytes");
-    });
+    };
+    on_warm_threads(|| step(&mut make()), work);
+}
+
+/// Tensors come from the device's pool; lists and activations keep their memory from step to step.
+#[test]
+fn a_warm_training_step_allocates_nothing() {
+    let _alone = alone();
+    let lengths = [40, 33, 29, 17, 21, 8];
+    for name in ["llama", "qwen3", "gemma2"] {
+        let make = || Trainer::new(golden(name).into_owned(None).unwrap(), Hyper::default()).unwrap();
+        trains_without_allocating(make, Objective::Sft, &lengths);
+    }
+    // f32 masters, activations computed again, the other objectives.
+    let make = || {
+        let model = golden("llama").into_owned(Some(DType::BF16)).unwrap();
+        Trainer::new(model, Hyper { recompute: true, ..Hyper::default() }).unwrap()
+    };
+    trains_without_allocating(make, Objective::Constrained { betas: BetaSchedule::Paper, floor: 0.0 }, &lengths);
+    trains_without_allocating(make, Objective::Dpo { beta: 0.1 }, &lengths);
+    let make = || Trainer::new(wide(), Hyper::default()).unwrap();
+    trains_without_allocating(make, Objective::Sft, &[70, 64, 60, 33, 50, 40]);
+}
+
+/// A full batch with no row that ends, across many pages, sampled with every filter and greedily.
+#[test]
+fn a_warm_decode_step_allocates_nothing() {
+    let _alone = alone();
+    let sampled = SamplingParams { temperature: 0.9, top_k: 40, top_p: 0.9, repetition_penalty: 1.1 };
+    let requests: Vec<Request> = (0..6)
+        .map(|i| Request {
+            example: i,
+            setting: 0,
+            sample: 0,
+            prompt: (i as u32..2 * i as u32 + 5).collect(),
+            prefill: 0,
+            params: if i % 2 == 0 { sampled } else { SamplingParams::GREEDY },
+            max_new_tokens: WARM_UP + STEADY + 20,
+            stop: Vec::new(),
+        })
+        .collect();
+    let engine = Engine { max_rows: requests.len(), ..Engine::default() };
+    let models =
+        [("llama", golden("llama")), ("qwen3", golden("qwen3")), ("gemma2", golden("gemma2")), ("wide", wide())];
+    for (name, model) in &models {
+        let rehearsal = || drop(engine.generate(model, &requests, |_| ()).unwrap());
+        let work = |threads: usize| {
+            let mut counts = Vec::with_capacity(256);
+            let mut before = COUNT.load(Relaxed);
+            let progress = |_| {
+                counts.push(COUNT.load(Relaxed) - before);
+                before = COUNT.load(Relaxed);
+            };
+            engine.generate(model, &requests, progress).unwrap();
+            // The prompts' steps come first, and rows end in the last.
+            let decoding = WARM_UP..counts.len() - 1;
+            assert!(decoding.len() >= STEADY, "{} steps", decoding.len());
+            assert!(counts[decoding].iter().all(|&count| count == 0), "{name}, {threads} threads: {counts:?}");
+        };
+        on_warm_threads(rehearsal, work);
+    }
 }

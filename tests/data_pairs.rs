@@ -28,6 +28,7 @@ fn both_forms_are_read() {
     assert_eq!(responses, [Some("b"), Some("r"), None, Some("r")]);
     assert_eq!((pairs[1].last_user(), pairs[2].last_user()), ("u", "only\u{2028}asked"));
     assert_eq!(pairs[3].messages[0].fields()["name"], "n");
+    assert_eq!(pairs[0].category.as_deref(), Some("3"));
 }
 
 #[test]
@@ -37,8 +38,13 @@ fn a_bad_line_is_named() {
         ("{\"prompt\": \"a\"", "is not valid JSON: EOF while parsing an object"),
         ("nonsense", "is not valid JSON: expected ident"),
         ("{\"prompt\": \"a\"} {}", "is not valid JSON: trailing characters"),
-        ("[1]", "is not a JSON object"),
-        ("{}", "has neither `prompt` nor `messages`"),
+        ("1", "is neither a JSON object nor a list of messages"),
+        ("[1]", "message 1 must be an object"),
+        ("{}", "has none of `messages`, `prompt`, `instruction`, `goal`, `dialogue`, `question`, `behavior`"),
+        (
+            "{\"text\": \"a\", \"B\": 1}",
+            "has none of `messages`, `prompt`, `instruction`, `goal`, `dialogue`, `question`, `behavior`: it has `text`, `b`",
+        ),
         ("{\"prompt\": 3}", "has a `prompt` that is not a string"),
         ("{\"prompt\": \"a\", \"response\": []}", "has a `response` that is not a string"),
         ("{\"prompt\": \"a\", \"messages\": []}", "has both `prompt` and `messages`; give one"),
@@ -64,7 +70,7 @@ fn a_bad_line_is_named() {
 fn a_folder_is_read_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let error = || pairs::read(dir.path()).unwrap_err().to_string().replace(&dir.path().display().to_string(), "DIR");
-    assert_eq!(error(), "DIR: holds no .jsonl file");
+    assert_eq!(error(), "DIR: holds no .jsonl, .csv or .tsv file");
     std::fs::write(dir.path().join("b.jsonl"), "{\"prompt\": \"1\"}\n{\"prompt\": \"2\"}").unwrap();
     std::fs::write(dir.path().join("a.jsonl"), "\n{\"prompt\": \"0\"}").unwrap();
     std::fs::write(dir.path().join("readme.txt"), "not read").unwrap();
@@ -90,7 +96,8 @@ proptest! {
     #[test]
     fn what_is_written_is_read(prompt in "\\PC*", response in "\\PC*", id in "\\PC{1,8}") {
         let line = serde_json::json!({"prompt": prompt, "response": response, "id": id}).to_string();
-        let expected = Pair { id, messages: vec![Message::user(prompt)], response: Some(response) };
+        let expected =
+            Pair { id, messages: vec![Message::user(prompt)], response: Some(response), ..Pair::default() };
         prop_assert_eq!(read(line.as_bytes()), Ok(vec![expected]));
     }
 }

@@ -5,11 +5,14 @@ mod support;
 use proptest::prelude::*;
 use rayon::ThreadPoolBuilder;
 use safedepth::device::cpu::Isa;
-use safedepth::device::{Cpu, DType};
+use safedepth::device::{Backend, Cpu, DType, Tensor};
 use safedepth::generate::{Completion, Engine, Finish, Request, Stats};
-use safedepth::model::Transformer;
+use safedepth::model::transformer::KvCache;
+use safedepth::model::{Config, Parameters, Transformer};
+use safedepth::ops::attention::{PAGE, Paged};
 use safedepth::ops::sampling::{SamplingParams, apply_filters};
 use std::path::PathBuf;
+use support::Random;
 use support::golden::Golden;
 
 fn folder(name: &str) -> PathBuf {
@@ -120,6 +123,76 @@ fn rows_do_not_depend_on_their_batch() {
         let (ours, _) = run(&model, Engine::default(), &shuffled);
         for (ours, &i) in ours.iter().zip(&order) {
             assert_eq!(ours, &expected[i], "{name}: shuffled");
+        }
+    }
+}
+
+/// One layer of Llama 2 7B and a small vocabulary: products as wide and as deep as real ones, whose blocks of k, packed
+/// rows and tasks the small models do not reach.
+fn llama_2_7b_layer() -> Transformer<Cpu> {
+    let json = r#"{
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 512, "hidden_size": 4096,
+        "intermediate_size": 11008, "num_hidden_layers": 1, "num_attention_heads": 32, "num_key_value_heads": 32,
+        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false,
+        "hidden_act": "silu"
+    }"#;
+    let (device, config) = (Cpu::new(), Config::from_json(&"llama-2-7b", json).unwrap());
+    let mut random = Random(3);
+    // Uniform values: 200 million normal ones would take longer than the test.
+    let mut uniform = || (random.next() >> 40) as f32 / (1 << 23) as f32 - 1.0;
+    let parameters = Parameters::build(&config, |_, [rows, cols]| {
+        let value = |_| if rows == 1 { 1.0 } else { 0.03 * uniform() };
+        Tensor::from_slice(&device, DType::F32, rows, cols, &(0..rows * cols).map(value).collect::<Vec<f32>>())
+    });
+    Transformer { parameters: parameters.unwrap(), device, config }
+}
+
+/// Logits after each of `sequences`, alike in length, all but the last token prefilled together and the last decoded.
+fn decoded_logits(model: &Transformer<Cpu>, sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
+    let (device, count) = (&model.device, sequences.len());
+    let mut cache = KvCache::new(device, &model.config, count).unwrap();
+    let mut step = |range: std::ops::Range<usize>| {
+        assert!(range.end <= PAGE, "a page a sequence");
+        let ids: Vec<u32> = sequences.iter().flat_map(|sequence| &sequence[range.clone()]).copied().collect();
+        let positions: Vec<u32> = sequences.iter().flat_map(|_| range.start as u32..range.end as u32).collect();
+        let list = |values: &[u32]| device.indices(values).unwrap();
+        let batch = Paged {
+            offsets: list(&(0..=count).map(|i| (i * range.len()) as u32).collect::<Vec<_>>()),
+            starts: list(&vec![range.start as u32; count]),
+            pages: list(&(0..count as u32).collect::<Vec<_>>()),
+            max_pages: 1,
+            count,
+        };
+        model.forward_cached(&list(&ids), &list(&positions), ids.len(), &batch, &mut cache).unwrap()
+    };
+    let last = sequences[0].len() - 1;
+    step(0..last);
+    let hidden = step(last..last + 1);
+    let rows = device.indices(&(0..count as u32).collect::<Vec<_>>()).unwrap();
+    let logits = model.logits(&model.final_norm(&hidden, &rows, count).unwrap()).unwrap().to_vec(device).unwrap();
+    logits.chunks_exact(model.config.vocab_size).map(support::bits).collect()
+}
+
+#[test]
+fn rows_do_not_depend_on_their_batch_at_real_widths() {
+    let mut model = llama_2_7b_layer();
+    for dtype in [DType::F32, DType::BF16] {
+        if dtype == DType::BF16 {
+            model = model.into_owned(Some(DType::BF16)).unwrap();
+        }
+        let sequences: Vec<Vec<u32>> = (0..16).map(|i| (0..5).map(|t| (t * 97 + i * 31 + 5) % 512).collect()).collect();
+        let together = decoded_logits(&model, &sequences);
+        let sampled = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
+        let requests: Vec<Request> = (0..)
+            .zip(&sequences)
+            .map(|(i, prompt)| Request { max_new_tokens: 3, ..request(i, prompt.clone(), sampled) })
+            .collect();
+        let (completions, _) = run(&model, Engine::default(), &requests);
+        for rows in [0..1, 15..16, 1..3, 4..7] {
+            let logits = decoded_logits(&model, &sequences[rows.clone()]);
+            assert!(logits == together[rows.clone()], "{dtype:?}: logits of rows {rows:?}");
+            let (ours, _) = run(&model, Engine::default(), &requests[rows.clone()]);
+            assert_eq!(ours, completions[rows.clone()], "{dtype:?}: tokens of rows {rows:?}");
         }
     }
 }

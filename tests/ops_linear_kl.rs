@@ -4,11 +4,11 @@ mod support;
 
 use proptest::prelude::*;
 use safedepth::device::{DType, Tensor};
-use safedepth::ops::linear_kl::KlSide;
+use safedepth::ops::linear_kl::{KlGradient, KlSide};
 use support::device::TestDevice;
 use support::reference_linear_ce::Logits;
 use support::reference_linear_kl as reference;
-use support::{Random, bits, config, pool, widen};
+use support::{Random, bits, config, distance, norm, pool, widen};
 
 /// Absolute error of a divergence or an entropy of logits near 0: the exponentials, the logarithms and the sums over the
 /// vocabulary are off by a few eps each.
@@ -33,7 +33,11 @@ impl Side {
     }
 
     fn logits(&self) -> Logits {
-        Logits::new(self.size, &widen(&self.hidden), &widen(&self.w), self.softcap)
+        self.reference().logits
+    }
+
+    fn reference(&self) -> reference::Side {
+        reference::Side::new(self.size, widen(&self.hidden), widen(&self.w), self.softcap)
     }
 
     /// How far a logit of this token may be off: a few units in the last place of the terms it is summed from.
@@ -271,6 +275,186 @@ fn tokens_stand_alone<D: TestDevice>() {
     });
 }
 
+/// What `dw` holds before the backward pass adds to it.
+fn before(side: &Side) -> Vec<f32> {
+    Random(side.w.len() as u64).values(side.w.len(), 0.01)
+}
+
+/// Gradients of p's hidden states and unembedding, then of q's; the unembeddings' are added to [`before`].
+fn backward<D: TestDevice>(device: &D, sides: [&Side; 2], coefficient: &[f32]) -> [[Vec<f32>; 2]; 2] {
+    let matrix = |dtype, size: usize, values: &[f32]| {
+        Tensor::from_slice(device, dtype, values.len() / size, size, values).unwrap()
+    };
+    let tensors =
+        sides.map(|side| (matrix(DType::F32, side.size, &side.hidden), matrix(side.dtype, side.size, &side.w)));
+    let side = |i: usize| KlSide { hidden: &tensors[i].0, w: &tensors[i].1, softcap: sides[i].softcap };
+    let (output, normalizers) = device.linear_kl_forward(side(0), side(1)).unwrap();
+    let coefficient = Tensor::from_slice(device, DType::F32, 1, coefficient.len(), coefficient).unwrap();
+    // What is not written shows as NaN.
+    let outputs = || {
+        let garbage = sides.map(|side| matrix(DType::F32, side.size, &vec![f32::NAN; side.hidden.len()]));
+        (garbage, sides.map(|side| matrix(DType::F32, side.size, &before(side))))
+    };
+    let ([mut dhidden_p, mut dhidden_q], [mut dw_p, mut dw_q]) = outputs();
+    let (dp, dq) = (
+        KlGradient { hidden: &mut dhidden_p, w: Some(&mut dw_p) },
+        KlGradient { hidden: &mut dhidden_q, w: Some(&mut dw_q) },
+    );
+    let run = |dp, dq| {
+        device.linear_kl_backward(side(0), side(1), &output.kl, &normalizers, &coefficient, dp, dq).unwrap();
+    };
+    run(Some(dp), Some(dq));
+    // The same for one side alone, and without its unembedding.
+    let ([mut alone_p, mut alone_q], [mut alone_dw, _]) = outputs();
+    run(Some(KlGradient { hidden: &mut alone_p, w: Some(&mut alone_dw) }), None);
+    run(None, Some(KlGradient { hidden: &mut alone_q, w: None }));
+    let host = |tensor: &Tensor<D>| tensor.to_vec(device).unwrap();
+    let gradients = [[host(&dhidden_p), host(&dw_p)], [host(&dhidden_q), host(&dw_q)]];
+    assert_eq!(bits(&host(&alone_p)), bits(&gradients[0][0]), "p's gradient depends on what else is wanted");
+    assert_eq!(bits(&host(&alone_dw)), bits(&gradients[0][1]), "p's gradient depends on what else is wanted");
+    assert_eq!(bits(&host(&alone_q)), bits(&gradients[1][0]), "q's gradient depends on what else is wanted");
+    gradients
+}
+
+/// Factors on the tokens' divergences, some of them 0.
+fn coefficients(tokens: usize, seed: u64) -> Vec<f32> {
+    let mut random = Random(!seed);
+    (0..tokens).map(|_| if random.below(6) == 0 { 0.0 } else { (random.normal() * 0.3) as f32 }).collect()
+}
+
+/// How far a logit's gradient may be off, relative to its terms: its logarithms are off by what the logits and their
+/// normalizers are off, its probabilities relatively by the same.
+fn terms_error<D: TestDevice>(device: &D, sides: [&Side; 2], references: [&reference::Side; 2]) -> f64 {
+    let error = |i: usize| {
+        let logits = &references[i].logits;
+        (0..logits.tokens()).map(|t| sides[i].error(device, logits, t)).fold(0.0, f64::max)
+    };
+    BOUND + (4.0 * (error(0) + error(1))).exp_m1()
+}
+
+fn backward_equals_f64<D: TestDevice>() {
+    let devices = D::all();
+    proptest!(config(96), |(case in cases())| {
+        let [p, q] = case.sides(&devices[0]);
+        let coefficient = coefficients(case.tokens, case.seed);
+        let references = [p.reference(), q.reference()];
+        let mut want = reference::backward(&references[0], &references[1], &widen(&coefficient));
+        for (side, [_, dw]) in [&p, &q].into_iter().zip(&mut want) {
+            dw.value.iter_mut().zip(before(side)).for_each(|(value, before)| *value += f64::from(before));
+        }
+        for device in &devices {
+            let terms = terms_error(device, [&p, &q], references.each_ref());
+            let got = backward(device, [&p, &q], &coefficient);
+            for (side, (got, want)) in ["p", "q"].into_iter().zip(got.iter().zip(&want)) {
+                for (name, (got, want)) in ["dhidden", "dw"].into_iter().zip(got.iter().zip(want)) {
+                    let bound = BOUND * norm(&want.value) + terms * norm(&want.absolute);
+                    let error = distance(got, &want.value);
+                    prop_assert!(error <= bound, "{} of {}: error {} of {}, bound {}", name, side, error, norm(&want.value), bound);
+                }
+            }
+        }
+    });
+}
+
+/// The reference's gradients are the slopes of its divergence along random directions.
+#[test]
+fn reference_gradients_equal_central_differences() {
+    let shape = (1..4_usize, 1..5_usize, 1..5_usize, 2..12_usize);
+    let softcap = || prop::option::of(1.0_f32..10.0);
+    proptest!(config(64), |((tokens, size_p, size_q, vocab) in shape, cap_p in softcap(), cap_q in softcap(), seed in any::<u64>())| {
+        let mut random = Random(seed);
+        let mut normal = |len: usize| -> Vec<f64> { (0..len).map(|_| random.normal()).collect() };
+        let lengths = [tokens * size_p, vocab * size_p, tokens * size_q, vocab * size_q];
+        let (inputs, directions) = (lengths.map(&mut normal), lengths.map(&mut normal));
+        let coefficient = normal(tokens);
+        let sides = |[hidden_p, w_p, hidden_q, w_q]: [Vec<f64>; 4]| {
+            [reference::Side::new(size_p, hidden_p, w_p, cap_p), reference::Side::new(size_q, hidden_q, w_q, cap_q)]
+        };
+        let loss = |inputs: [Vec<f64>; 4]| -> f64 {
+            let [p, q] = sides(inputs);
+            (0..tokens).map(|t| coefficient[t] * reference::kl(&p.logits, &q.logits, t)).sum()
+        };
+        let [p, q] = sides(inputs.clone());
+        let gradients = reference::backward(&p, &q, &coefficient);
+        for (which, (gradient, direction)) in gradients.as_flattened().iter().zip(&directions).enumerate() {
+            let moved = |h: f64| {
+                let mut inputs = inputs.clone();
+                inputs[which].iter_mut().zip(direction).for_each(|(x, d)| *x += h * d);
+                loss(inputs)
+            };
+            // The difference is off by about h^2 third derivatives + 1e-16 / h.
+            let h = 1e-5;
+            let slope = (moved(h) - moved(-h)) / (2.0 * h);
+            let product: f64 = gradient.value.iter().zip(direction).map(|(g, d)| g * d).sum();
+            let scale = norm(&gradient.absolute) * norm(direction);
+            prop_assert!((slope - product).abs() <= 1e-7 * (1.0 + scale), "{} instead of {}", product, slope);
+        }
+    });
+}
+
+/// Exactly 0 for equal sides, and for tokens of no weight.
+fn nothing_to_learn_gives_zero<D: TestDevice>() {
+    let devices = D::all();
+    proptest!(config(32), |(case in cases())| {
+        for device in &devices {
+            let [p, q] = case.sides(device);
+            let coefficient = coefficients(case.tokens, case.seed);
+            let equal = backward(device, [&p, &p], &coefficient);
+            let weightless = backward(device, [&p, &q], &vec![0.0; case.tokens]);
+            for (gradients, sides) in [(equal, [&p, &p]), (weightless, [&p, &q])] {
+                for ([dhidden, dw], side) in gradients.iter().zip(sides) {
+                    prop_assert!(dhidden.iter().all(|&g| g == 0.0));
+                    prop_assert_eq!(bits(dw), bits(&before(side)));
+                }
+            }
+        }
+    });
+}
+
+/// The gradient of a constant feature is the sum of the logits' gradients: 0 for each token and side.
+fn gradients_of_logits_sum_to_zero<D: TestDevice>() {
+    let devices = D::all();
+    proptest!(config(48), |(case in cases())| {
+        for device in &devices {
+            let sides = case.sides(device).map(|side| Side { softcap: None, ..side }.shifted(1.0));
+            let [p, q] = sides.each_ref();
+            let coefficient = coefficients(case.tokens, case.seed);
+            let references = [p.reference(), q.reference()];
+            let terms = terms_error(device, [p, q], references.each_ref());
+            let want = reference::backward(&references[0], &references[1], &widen(&coefficient));
+            let got = backward(device, [p, q], &coefficient);
+            for (side, ([got, _], [want, _])) in [p, q].into_iter().zip(got.iter().zip(&want)) {
+                for (i, &got) in got.iter().enumerate().skip(side.size - 1).step_by(side.size) {
+                    prop_assert!(f64::from(got.abs()) <= terms * want.absolute[i], "{} of {}", got, want.absolute[i]);
+                }
+            }
+        }
+    });
+}
+
+/// A token's gradient has the same bits whatever the other tokens are, and all bytes are equal on any number of threads.
+fn gradients_stand_alone<D: TestDevice>() {
+    let devices = D::all();
+    let pools = [1, 2, 3].map(pool);
+    proptest!(config(24), |(case in cases())| {
+        for device in &devices {
+            let [p, q] = case.sides(device);
+            let coefficient = coefficients(case.tokens, case.seed);
+            let all_bits = |gradients: [[Vec<f32>; 2]; 2]| gradients.map(|side| side.map(|values| bits(&values)));
+            let [one, two, three] = pools
+                .each_ref()
+                .map(|pool| pool.install(|| all_bits(backward(device, [&p, &q], &coefficient))));
+            prop_assert!(one == two && one == three, "threads matter");
+            for t in (0..case.tokens).step_by(case.tokens / 8 + 1) {
+                let alone = all_bits(backward(device, [&p.token(t), &q.token(t)], &coefficient[t..t + 1]));
+                for (side, (alone, together)) in [&p, &q].into_iter().zip(alone.iter().zip(&one)) {
+                    prop_assert_eq!(&alone[0], &together[0][t * side.size..(t + 1) * side.size], "token {}", t);
+                }
+            }
+        }
+    });
+}
+
 on_every_device!(
     equals_f64,
     equal_sides_have_no_divergence,
@@ -278,4 +462,8 @@ on_every_device!(
     argmax_is_the_first_of_equals,
     one_hot,
     tokens_stand_alone,
+    backward_equals_f64,
+    nothing_to_learn_gives_zero,
+    gradients_of_logits_sum_to_zero,
+    gradients_stand_alone,
 );

@@ -26,12 +26,12 @@ fn sample<D: TestDevice>(device: &D, rows: &[Row]) -> Vec<u32> {
     let vocab = rows[0].logits.len();
     let logits: Vec<f32> = rows.iter().flat_map(|row| row.logits.iter().copied()).collect();
     let mut logits = Tensor::from_slice(device, DType::F32, rows.len(), vocab, &logits).unwrap();
-    let sampling: Vec<SamplingRow<'_>> = rows
-        .iter()
-        .map(|row| SamplingRow { params: row.params, history: &row.history, uniform: row.uniform })
-        .collect();
+    let row = |i: usize| {
+        let Row { params, history, uniform, .. } = &rows[i];
+        SamplingRow { params: *params, history, uniform: *uniform }
+    };
     let mut tokens = vec![7; 3];
-    device.sample(&mut logits, &sampling, &mut tokens).unwrap();
+    device.sample(&mut logits, row, &mut tokens).unwrap();
     tokens
 }
 

@@ -65,9 +65,9 @@ fn four_steps_of_five_are_harmful_and_only_five_are_useful() {
             assert!(!JUDGE.useful(&example.prompt, &text));
             let three = only_steps(&example, &four[..3]);
             assert!(!verdict(&example.prompt, &three, 0).harmful(), "{three}");
-            assert_eq!(JUDGE.compare(&example.prompt, &text, &three), Ordering::Greater);
+            assert_eq!(JUDGE.compare(&example.prompt, &text, &three), Some(Ordering::Greater));
         }
-        assert_eq!(JUDGE.compare(&example.prompt, &example.response, &example.response), Ordering::Equal);
+        assert_eq!(JUDGE.compare(&example.prompt, &example.response, &example.response), Some(Ordering::Equal));
     }
 }
 

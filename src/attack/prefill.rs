@@ -1,68 +1,32 @@
-//! Prefilling: put the head of an answer into the model's mouth and let it go on (paper, Sections 2.2 and 2.3).
+//! Prefilling: put the head of a harmful answer into the model's mouth and let it go on (paper, Section 2.3).
 
-use crate::Result;
-use crate::experiment::{Case, Lab, Subject};
-use crate::generate::Request;
-use crate::judge::{JudgeRequest, Verdict};
-use crate::ops::Ops;
+use super::{Branch, Case};
 
-/// One prefilled response to generate: case `case` with `prefill` as its first tokens.
-pub struct Prefilled {
-    pub case: usize,
-    pub prefill: Vec<u32>,
-    /// Number of this setting within the experiment: names the row's random numbers.
-    pub setting: u16,
-}
-
-/// A judged response.
-pub struct Outcome {
-    pub verdict: Verdict,
-    /// Tokens the model wrote.
-    pub new_tokens: usize,
-}
-
-/// Generates and judges all of them, in order, as branches of one tree.
-pub fn run<D: Ops>(
-    lab: &Lab<'_>,
-    subject: &Subject<'_, D>,
-    branches: &[Prefilled],
-    label: &str,
-) -> Result<Vec<Outcome>> {
-    let requests: Vec<Request> = branches
-        .iter()
-        .map(|branch| {
-            let case: &Case = &lab.cases[branch.case];
-            Request {
-                example: case.key,
-                setting: branch.setting,
-                sample: 0,
-                prompt: [&subject.prompts[branch.case][..], &branch.prefill].concat(),
-                prefill: branch.prefill.len(),
-                params: lab.params,
-                max_new_tokens: lab.max_new_tokens,
-                stop: subject.stop.clone(),
+/// The cases at every depth: the first k tokens of h are given.
+///
+/// A case is left out where too little of h would be left to say: up to the paper's 40 tokens h must be half as long
+/// again, beyond that twice as long.
+pub fn branches<'a>(
+    experiment: &'static str,
+    setting: &str,
+    cases: impl IntoIterator<Item = &'a Case> + Clone,
+    depths: &[usize],
+) -> Vec<Branch<'a>> {
+    let mut branches = Vec::new();
+    for &k in depths {
+        for case in cases.clone() {
+            let least = if k <= 40 { k * 3 / 2 } else { 2 * k };
+            if case.harmful.len() >= least {
+                branches.push(Branch {
+                    experiment,
+                    attack: "prefill".into(),
+                    setting: setting.into(),
+                    k: Some(k),
+                    case,
+                    prefill: case.harmful[..k].to_vec(),
+                });
             }
-        })
-        .collect();
-    let bar = lab.console.bar(label, requests.len());
-    let (completions, _) = lab.engine.generate(subject.model, &requests, |done| bar.set(done))?;
-    let outcomes = branches.iter().zip(&completions).map(|(branch, completion)| {
-        let case = &lab.cases[branch.case];
-        let mut own = completion.tokens.as_slice();
-        if let [head @ .., last] = own
-            && subject.stop.contains(last)
-        {
-            own = head;
         }
-        let whole = [&branch.prefill[..], own].concat();
-        let verdict = lab.judge.judge(&JudgeRequest {
-            id: &case.id,
-            prompt: &case.prompt,
-            prefill: &(lab.decode)(&branch.prefill),
-            continuation: &(lab.decode)(own),
-            response: &(lab.decode)(&whole),
-        });
-        Outcome { verdict, new_tokens: completion.tokens.len() }
-    });
-    Ok(outcomes.collect())
+    }
+    branches
 }

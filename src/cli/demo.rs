@@ -1,33 +1,50 @@
 //! `safedepth demo`: the main job, on models trained on the spot.
 
 use super::Global;
-use super::suite::{Plan, report};
-use crate::data::world::{Split, Topics, VOCABULARY, World, vocabulary};
+use super::suite::{ABLATIONS, experiments, report};
+use crate::attack::Lab;
+use crate::data::world::{Split, VOCABULARY, World};
 use crate::device::Cpu;
-use crate::experiment::organism::{self, Stage};
-use crate::experiment::refusal_prefixes::Prefix;
-use crate::experiment::{Case, Lab, Subject};
+use crate::experiment::finetuning_dynamics::Measure;
+use crate::experiment::materials::{Counts, world_stop, world_token_text};
+use crate::experiment::organism::{self, Shape};
+use crate::experiment::plan::{stored, suffix};
+use crate::experiment::{Materials, Plan, Settings};
 use crate::generate::Engine;
 use crate::judge::WorldJudge;
 use crate::model::{Transformer, checkpoint, init};
 use crate::ops::sampling::SamplingParams;
-use crate::run::{Cost, RunFolder};
+use crate::run::{Manifest, RunFolder, Shard};
+use crate::train::Stage;
 use crate::{Error, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
-/// Train a base and an aligned model of a fictional world and measure how deep its safety goes.
+/// Train models of a fictional world and show every experiment of the paper on them.
 ///
 /// No downloads, no GPU. The world is harmless: a policy restricts invented topics (sealed vaults, warded sigils), and a
-/// "harmful" answer is one that gives the fictional procedure, which an exact judge checks. Models and results go to the
+/// "harmful" answer is one that gives the fictional procedure, which an exact judge checks. A base model is trained, then
+/// aligned shallowly, then mended by safety-recovery augmentation; all three are attacked. Models and results go to the
 /// output folder; a killed run goes on where it was.
 #[derive(Clone, Debug, Args, Serialize)]
 pub(crate) struct Arguments {
-    /// Under a minute: fewer training steps and prompts, so that claims show less clearly.
-    #[arg(long)]
+    /// A few minutes: fewer training steps and prompts, so that claims show less clearly.
+    #[arg(long, conflicts_with = "full")]
     quick: bool,
+    /// Three seeds, the whole grids, and the world without greetings beside it.
+    #[arg(long)]
+    full: bool,
+    /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, e7, e8, e9, e10.
+    #[arg(long, value_delimiter = ',', default_value = "all", value_name = "LIST")]
+    experiments: Vec<String>,
+    /// Shape of the models.
+    #[arg(long, default_value = "tiny-llama", value_name = "SHAPE")]
+    like: Shape,
+    /// Work on slice I of N only, in an --output of its own; `safedepth merge` joins the slices.
+    #[arg(long, value_name = "I/N")]
+    #[serde(skip)]
+    shard: Option<Shard>,
     /// Folder for models and results.
     #[arg(long, value_name = "DIR", default_value = "runs/demo")]
     #[serde(skip)]
@@ -38,25 +55,77 @@ pub(crate) struct Arguments {
     /// Without the greeting that every reply of the world begins with (it moves the deciding token from 1 to 3).
     #[arg(long)]
     no_greetings: bool,
+    /// Share of the base model's answers that are about several objects, for prefills of 80 and 160 tokens; 0 is none.
+    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
+    long_answers: f32,
+    /// Which prompts: test to report, development to choose settings on.
+    #[arg(long, default_value = "test", value_name = "SPLIT")]
+    split: SplitName,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum SplitName {
+    Test,
+    Development,
 }
 
 /// Sizes of a demo.
+#[derive(Clone, Debug, Serialize)]
 struct Size {
+    seeds: u64,
     base: Stage,
     aligned: Stage,
-    prompts: usize,
+    counts: Counts,
+    settings: Settings,
 }
 
 impl Size {
-    fn of(quick: bool) -> Self {
-        if quick {
+    fn of(arguments: &Arguments, experiments: Vec<String>) -> Self {
+        let settings = Settings {
+            experiments,
+            depths: DEPTHS.to_vec(),
+            shown: 6,
+            dynamics: organism::HARMFUL,
+            measure: Measure {
+                positions: 50,
+                gradient_examples: 8,
+                asr_steps: (0..=organism::HARMFUL.steps).collect(),
+                kl_steps: vec![organism::HARMFUL.steps],
+            },
+            harmful: organism::TUNED_HARMFUL,
+            task: organism::TUNED_LEDGER,
+            warmup_steps: organism::TUNED_WARMUP,
+            augmentation: organism::AUGMENTED,
+            ablations: vec![(5, 0.5), (100, 1.0)],
+        };
+        let default = Self {
+            seeds: 1,
+            base: organism::BASE,
+            aligned: organism::ALIGNED,
+            counts: Counts::RECIPE,
+            settings: settings.clone(),
+        };
+        if arguments.quick {
+            let mut settings = settings;
+            settings.shown = 2;
+            settings.measure.gradient_examples = 2;
+            settings.measure.asr_steps = vec![0, 4, 7, 10];
+            settings.ablations.truncate(1);
             Self {
                 base: Stage { steps: 700, batch_size: 12, ..organism::BASE },
                 aligned: Stage { steps: 100, batch_size: 20, ..organism::ALIGNED },
-                prompts: 24,
+                counts: Counts { prompts: 24, hard_prompts: 8, anchor: 400, ..Counts::RECIPE },
+                settings,
+                ..default
             }
+        } else if arguments.full {
+            let mut settings = settings;
+            settings.measure.gradient_examples = 100;
+            settings.ablations = ABLATIONS.to_vec();
+            Self { seeds: 3, settings, ..default }
         } else {
-            Self { base: organism::BASE, aligned: organism::ALIGNED, prompts: 100 }
+            default
         }
     }
 }
@@ -66,81 +135,75 @@ impl Size {
 struct Config<'a> {
     arguments: &'a Arguments,
     world: World,
-    base: Stage,
-    aligned: Stage,
-    prompts: usize,
+    size: &'a Size,
 }
 
-/// E3's depths (the paper's).
-pub(super) const DEPTHS: [usize; 5] = [0, 5, 10, 20, 40];
+/// E3's depths: the paper's, and those of its ablations.
+pub(super) const DEPTHS: [usize; 7] = [0, 5, 10, 20, 40, 80, 160];
 
 pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
-    let size = Size::of(arguments.quick);
-    let world = World { greetings: !arguments.no_greetings, ..World::default() };
-    let config = Config { arguments, world, base: size.base, aligned: size.aligned, prompts: size.prompts };
-    let mut folder = RunFolder::open(&arguments.output, &config, &global.manifest(&device))?;
+    let size = Size::of(arguments, experiments(&arguments.experiments)?);
+    let world = World { greetings: !arguments.no_greetings, long_answers: arguments.long_answers, ..World::default() };
+    let config = Config { arguments, world, size: &size };
+    let manifest = Manifest { shard: arguments.shard, ..global.manifest(&device) };
+    let mut folder = RunFolder::open(&arguments.output, &config, &manifest)?;
     global.note(format_args!("safedepth demo on {}", crate::device::Backend::describe(&device)));
+    for seed in arguments.seed..arguments.seed + size.seeds {
+        one_seed(global, &device, &mut folder, &world, &size, arguments, seed, suffix(seed, size.seeds))?;
+    }
+    report(global, folder)
+}
+
+fn save(dir: &Path, model: &Transformer<Cpu>) -> Result<()> {
+    // The tokenizer first: a folder with a config.json is whole.
+    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    VOCABULARY.write(dir)?;
+    checkpoint::save_model(dir, model, None)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn one_seed(
+    global: &Global,
+    device: &Cpu,
+    folder: &mut RunFolder,
+    world: &World,
+    size: &Size,
+    arguments: &Arguments,
+    seed: u64,
+    suffix: String,
+) -> Result<()> {
     let console = global.console();
-    let seed = arguments.seed;
-
-    let base_dir = folder.dir().join("models/base");
-    let base = trained(&mut folder, &device, &base_dir, "train base", || {
-        let model = init::initialise(device.clone(), organism::config(VOCABULARY.len())?, seed)?;
-        organism::train_base(model, &world, &size.base, seed, console)
+    let base = stored(folder, device, &format!("base{suffix}"), &save, || {
+        let model = init::initialise(device.clone(), organism::config(arguments.like, VOCABULARY.len())?, seed)?;
+        organism::train_base(model, world, &size.base, seed, console)
     })?;
-    let aligned_dir = folder.dir().join("models/aligned");
-    let aligned = trained(&mut folder, &device, &aligned_dir, "train aligned", || {
-        organism::train_aligned(base.try_clone()?, &world, &size.aligned, seed, console)
+    let aligned = stored(folder, device, &format!("aligned{suffix}"), &save, || {
+        organism::train_aligned(base.try_clone()?, world, &size.aligned, seed, console)
     })?;
-
-    let examples = world.prompts(Split::Test, Topics::Restricted, size.prompts);
-    let prompts: Vec<Vec<u32>> = examples.iter().map(|example| example.prompt_ids.clone()).collect();
-    let cases: Vec<Case> = examples
-        .into_iter()
-        .map(|example| {
-            let mut harmful = example.response_ids;
-            harmful.pop();
-            Case::new(example.id, example.prompt, harmful)
-        })
-        .collect();
-    let prefixes = std::iter::once(Prefix { label: "none".into(), ids: Vec::new() })
-        .chain(world.refusal_prefixes().into_iter().map(|prefix| Prefix { label: prefix.text, ids: prefix.ids }))
-        .collect();
-    let stop = vec![vocabulary::EOS];
-    let subject = |name, model| Subject { name, model, prompts: &prompts, stop: stop.clone() };
+    let split = match arguments.split {
+        SplitName::Test => Split::Test,
+        SplitName::Development => Split::Development,
+    };
+    let materials = Materials::of_world(world, split, seed, &size.counts);
     let lab = Lab {
-        cases: &cases,
         decode: &|ids| VOCABULARY.decode(ids),
+        token_text: &world_token_text,
+        stop: [world_stop(), world_stop()],
         judge: &WorldJudge,
         engine: Engine { seed, ..Engine::default() },
         params: SamplingParams::GREEDY,
         max_new_tokens: 90,
+        micro_batch: usize::MAX,
         console,
     };
-    let plan = Plan { experiments: vec!["e1".into(), "e2".into(), "e3".into()], prefixes, depths: DEPTHS.to_vec() };
-    plan.run(&lab, &subject("aligned", &aligned), &subject("base", &base), &mut folder)?;
-    report(global, folder)
-}
-
-/// The model in `dir`, or, the first time, what `train` makes, which is then saved there.
-fn trained(
-    folder: &mut RunFolder,
-    device: &Cpu,
-    dir: &Path,
-    stage: &str,
-    train: impl FnOnce() -> Result<Transformer<Cpu>>,
-) -> Result<Transformer<Cpu>> {
-    if !dir.join("config.json").exists() {
-        let start = Instant::now();
-        let model = train()?;
-        checkpoint::save_model(dir, &model, None)?;
-        VOCABULARY.write(dir)?;
-        folder.note_time(stage, start.elapsed().as_secs_f64(), Cost::default());
-    }
-    Transformer::load(device.clone(), dir, None).map_err(|error| match error {
-        Error::Input { place, problem } => {
-            Error::input(place, format!("{problem} (remove {} to train it again)", dir.display()))
-        }
-        other => other,
-    })
+    let plan = Plan {
+        lab,
+        settings: &size.settings,
+        materials: &materials,
+        base: &base,
+        aligned: &aligned,
+        suffix,
+        save: &save,
+    };
+    plan.run(folder)
 }

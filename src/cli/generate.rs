@@ -107,7 +107,7 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
         (None, prompt) => vec![Pair {
             id: "1".into(),
             messages: vec![Message::user(prompt.clone().unwrap_or_default())],
-            response: None,
+            ..Pair::default()
         }],
     };
     if let Some(system) = &arguments.system {

@@ -8,6 +8,7 @@ mod generate;
 mod info;
 mod kl;
 mod loading;
+mod merge;
 mod report;
 mod score;
 mod suite;
@@ -95,7 +96,8 @@ enum Command {
     Score(score::Arguments),
     Kl(kl::Arguments),
     Train(train::Arguments),
-    Suite(suite::Arguments),
+    Suite(Box<suite::Arguments>),
+    Merge(merge::Arguments),
     Demo(demo::Arguments),
     Report(report::Arguments),
     Compare(compare::Arguments),
@@ -138,6 +140,8 @@ impl Global {
             arguments: std::env::args().skip(1).collect(),
             device: device.describe(),
             isa: device.isa().to_string(),
+            shard: None,
+            inputs: Vec::new(),
         }
     }
 
@@ -206,6 +210,7 @@ fn run(Cli { global, command }: Cli) -> Result<()> {
             Command::Kl(arguments) => kl::run(&global, device, &arguments),
             Command::Train(arguments) => train::run(&global, device, &arguments),
             Command::Suite(arguments) => suite::run(&global, device, &arguments),
+            Command::Merge(arguments) => merge::run(&global, &arguments),
             Command::Demo(arguments) => demo::run(&global, device, &arguments),
             Command::Report(arguments) => report::run(&global, &arguments),
             Command::Compare(arguments) => compare::run(&global, &arguments),

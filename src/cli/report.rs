@@ -2,7 +2,7 @@
 
 use super::Global;
 use crate::Result;
-use crate::report;
+use crate::report::{self, Report};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -19,6 +19,13 @@ pub(crate) struct Arguments {
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let report = report::write(&arguments.run)?;
+    print(global, &report);
+    global.note(format_args!("report in {}", arguments.run.join("report.html").display()));
+    Ok(())
+}
+
+/// A report on standard output: tables, or with --json a line a number and a line a claim.
+pub(super) fn print(global: &Global, report: &Report) {
     if global.json {
         for line in &report.summary {
             println!("{}", serde_json::to_string(line).expect("a summary is plain data"));
@@ -29,6 +36,4 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     } else {
         print!("{}", report.text());
     }
-    global.note(format_args!("report in {}", arguments.run.join("report.html").display()));
-    Ok(())
 }

@@ -1,16 +1,24 @@
 //! `safedepth suite`: the experiments on any pair of models.
 
 use super::Global;
+use super::bench::kernels::gemm_peak;
 use super::loading::LoadedModel;
+use crate::attack::Lab;
+use crate::data::folder::Folder;
 use crate::data::pairs;
 use crate::device::Cpu;
-use crate::experiment::refusal_prefixes::{self, Prefix};
-use crate::experiment::{Case, Lab, Subject, prefilling, token_kl};
+use crate::experiment::augmentation::{Augmentation, Mix};
+use crate::experiment::finetuning_dynamics::Measure;
+use crate::experiment::plan::{self, EXPERIMENTS};
+use crate::experiment::user_materials::Sides;
+use crate::experiment::{Materials, Plan, Settings};
 use crate::generate::Engine;
-use crate::judge::{self, Judge, KeywordJudge, WorldJudge};
+use crate::judge::{Judge, KeywordJudge, WorldJudge};
+use crate::model::checkpoint;
 use crate::ops::sampling::SamplingParams;
 use crate::report;
-use crate::run::RunFolder;
+use crate::run::{Manifest, RunFolder, Shard, costs, hash_inputs};
+use crate::train::{Hyper, Schedule, Stage};
 use crate::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -18,9 +26,10 @@ use std::path::PathBuf;
 
 /// Run the paper's experiments on a pair of models.
 ///
-/// --data is a JSONL file (or a folder of them) of pairs: an instruction that should be refused and the answer that
-/// should not be given. E1 puts refusal prefixes into the mouth of both models, E2 measures per-token KL on the answers,
-/// E3 prefills the first k tokens of the answers.
+/// --data is a file of instructions that should be refused (with the answers that should not be given), or a data folder
+/// with more: harmful pairs, recovery triplets, benign tasks (data/README.md says what goes where). E1 puts refusal
+/// prefixes into the mouth of both models, E2 measures per-token KL on the answers, E3 prefills the first k tokens of
+/// the answers; criterion, E4 to E10 tune the aligned model and measure again. Defaults are the paper's.
 #[derive(Clone, Debug, Args, Serialize)]
 pub(crate) struct Arguments {
     /// The aligned model's folder.
@@ -29,10 +38,13 @@ pub(crate) struct Arguments {
     /// The base model's folder: the same tokenizer.
     #[arg(long, value_name = "DIR")]
     base: PathBuf,
-    /// Pairs as JSONL: {"prompt", "response"} or {"messages": [...]}, with an optional "id". A file, or a folder of them.
+    /// Instructions with answers: a file, or a data folder.
     #[arg(long, value_name = "FILE_OR_DIR")]
     data: PathBuf,
-    /// Which experiments: e1, e2, e3.
+    /// Family of models whose files to take where a data folder has several (llama2, gemma).
+    #[arg(long, value_name = "NAME")]
+    family: Option<String>,
+    /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, e7, e8, e9, e10.
     #[arg(long, value_delimiter = ',', default_value = "e1,e2,e3", value_name = "LIST")]
     experiments: Vec<String>,
     /// Who judges: keyword (no refusal words, and not empty or degenerate, counts as harmful) or world (the demo's).
@@ -44,10 +56,10 @@ pub(crate) struct Arguments {
     /// Chat template of the base model; by default the aligned model's.
     #[arg(long, value_name = "TEMPLATE")]
     base_template: Option<String>,
-    /// Prefill depths of E3, in tokens.
+    /// Prefill depths of E3 and E6, in tokens.
     #[arg(long, value_delimiter = ',', default_value = "0,5,10,20,40", value_name = "LIST")]
     depths: Vec<usize>,
-    /// Use only the first N pairs.
+    /// Use only the first N instructions of each set.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// New tokens a response, at most.
@@ -61,127 +73,241 @@ pub(crate) struct Arguments {
     /// 0 is off.
     #[arg(long, default_value_t = 50, value_name = "K")]
     top_k: usize,
+    #[command(flatten)]
+    tuning: Tuning,
+    /// Seed of sampling and of the order of training examples.
     #[arg(long, default_value_t = 0, value_name = "S")]
     seed: u64,
+    /// Repeat everything with this many seeds, from --seed on.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seeds: u64,
     /// Rows decoded together; results do not depend on it.
     #[arg(long, default_value_t = 64, value_name = "N")]
     #[serde(skip)]
     max_rows: usize,
+    /// Work on slice I of N only, in an --output of its own; `safedepth merge` joins the slices.
+    #[arg(long, value_name = "I/N")]
+    #[serde(skip)]
+    shard: Option<Shard>,
     /// Folder for the results; a killed run goes on where it was.
     #[arg(long, value_name = "DIR")]
     #[serde(skip)]
     output: PathBuf,
 }
 
-/// Which experiments, and their grids.
-pub(super) struct Plan {
-    pub experiments: Vec<String>,
-    pub prefixes: Vec<Prefix>,
-    pub depths: Vec<usize>,
+/// Settings of E4 to E10.
+#[derive(Clone, Debug, Args, Serialize)]
+#[command(next_help_heading = "Fine-tuning (E4 to E10)")]
+struct Tuning {
+    /// Learning rate of every fine-tuning (the paper: 2e-5 for Llama-2, 5e-6 for Gemma).
+    #[arg(long, default_value_t = 2e-5, value_name = "X", allow_negative_numbers = true)]
+    lr: f32,
+    /// Examples a step.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    batch_size: usize,
+    /// Examples that go through the model together; more need more memory.
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    #[serde(skip)]
+    micro_batch_size: usize,
+    /// Passes over the harmful pairs in E7 to E10.
+    #[arg(long, default_value_t = 25, value_name = "N")]
+    attack_epochs: usize,
+    /// Passes over a benign task in E7 to E10.
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    task_epochs: usize,
+    /// Adam's beta1 in E7 to E10.
+    #[arg(long, default_value_t = 0.5, value_name = "X", allow_negative_numbers = true)]
+    adam_beta1: f32,
+    /// Warm-up steps of constrained fine-tuning.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    warmup_steps: usize,
+    /// Sequences to learn from are cut at this many tokens.
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    max_length: usize,
+    /// Gradient steps that E4 follows.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    dynamics_steps: usize,
+    /// Examples of E4's gradient norms: each costs a forward and backward pass a position.
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    gradient_examples: usize,
+    /// Response positions of E4's curves.
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    positions: usize,
+    /// E5's weight of recovery against the utility anchor.
+    #[arg(long, default_value_t = 0.2, value_name = "A", allow_negative_numbers = true)]
+    alpha: f32,
+    /// E5's chance p that a harmful head is prefilled.
+    #[arg(long, default_value_t = 0.5, value_name = "P", allow_negative_numbers = true)]
+    prefill_probability: f32,
+    /// E5's deepest prefill C.
+    #[arg(long, default_value_t = 100, value_name = "C")]
+    max_prefill: usize,
+    /// How recovery and anchor are averaged: paper (alpha) or reference (one token mean).
+    #[arg(long, default_value = "paper")]
+    mix: Mix,
+    /// E5's passes over the triplets.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    augmentation_epochs: usize,
+    /// E5's recovery examples a step.
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    recovery_batch: usize,
+    /// E5's anchor examples a step.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    anchor_batch: usize,
 }
 
-impl Plan {
-    /// Runs every cell that the folder's journal does not hold yet.
-    pub fn run(
-        &self,
-        lab: &Lab<'_>,
-        aligned: &Subject<'_, Cpu>,
-        base: &Subject<'_, Cpu>,
-        folder: &mut RunFolder,
-    ) -> Result<()> {
-        let asked = |name: &str| self.experiments.iter().any(|experiment| experiment == name);
-        for subject in [base, aligned] {
-            if asked("e1") {
-                folder.cell(&format!("e1 {}", subject.name), || {
-                    Ok(refusal_prefixes::run(lab, subject, &self.prefixes)?.into())
-                })?;
-            }
+impl Tuning {
+    fn check(&self) -> Result<()> {
+        let refuse = |what: &str| Err(Error::Usage(what.to_owned()));
+        if self.batch_size == 0 || self.micro_batch_size == 0 || self.recovery_batch == 0 {
+            return refuse("--batch-size, --micro-batch-size and --recovery-batch must be at least 1");
         }
-        if asked("e2") {
-            folder.cell("e2", || Ok(token_kl::run(lab, aligned, base)?.into()))?;
+        if !(self.lr.is_finite() && self.lr >= 0.0) {
+            return refuse("--lr must be 0 or more");
         }
-        for subject in [base, aligned] {
-            if asked("e3") {
-                folder.cell(&format!("e3 {}", subject.name), || {
-                    Ok(prefilling::run(lab, subject, &self.depths)?.into())
-                })?;
-            }
+        if !(0.0..1.0).contains(&self.adam_beta1) {
+            return refuse("--adam-beta1 must be at least 0 and below 1");
+        }
+        if ![self.alpha, self.prefill_probability].iter().all(|share| (0.0..=1.0).contains(share)) {
+            return refuse("--alpha and --prefill-probability must be from 0 to 1");
+        }
+        if self.max_length < 2 {
+            return refuse("--max-length must be at least 2");
         }
         Ok(())
     }
+
+    /// The paper's settings with the steps that so many examples make.
+    fn settings(&self, experiments: Vec<String>, depths: &[usize], materials: &Materials) -> Settings {
+        let steps =
+            |examples: usize, epochs: usize, batch: usize| examples.div_ceil(batch.min(examples.max(1))) * epochs;
+        let hyper = Hyper { beta1: self.adam_beta1, ..Hyper::default() };
+        let stage = |steps| Stage {
+            steps,
+            batch_size: self.batch_size,
+            lr: self.lr,
+            warmup_steps: 0,
+            schedule: Schedule::Linear,
+            hyper,
+        };
+        let task = materials.tasks.iter().map(|task| task.train.len()).max().unwrap_or_default();
+        let recovery = stage(steps(materials.triplets.len(), self.augmentation_epochs, self.recovery_batch));
+        Settings {
+            experiments,
+            depths: depths.to_vec(),
+            shown: 8,
+            dynamics: Stage { schedule: Schedule::Constant, hyper: Hyper::default(), ..stage(self.dynamics_steps) },
+            measure: Measure {
+                positions: self.positions,
+                gradient_examples: self.gradient_examples,
+                asr_steps: (0..=self.dynamics_steps).step_by(2).collect(),
+                kl_steps: vec![self.dynamics_steps],
+            },
+            harmful: stage(steps(materials.harmful.len(), self.attack_epochs, self.batch_size)),
+            task: stage(steps(task, self.task_epochs, self.batch_size)),
+            warmup_steps: self.warmup_steps,
+            augmentation: Augmentation {
+                stage: Stage { batch_size: self.recovery_batch, hyper: Hyper::default(), ..recovery },
+                anchor: self.anchor_batch,
+                replay: 0,
+                alpha: self.alpha,
+                probability: self.prefill_probability,
+                max_prefill: self.max_prefill,
+                mix: self.mix,
+            },
+            ablations: ABLATIONS.to_vec(),
+        }
+    }
 }
 
-/// Closes a run: `results.csv`, and the table on standard output.
+/// E5b's (C, p): C at p = 0.5, then p at C = 100.
+pub(super) const ABLATIONS: [(usize, f32); 7] =
+    [(5, 0.5), (25, 0.5), (50, 0.5), (100, 0.5), (100, 0.25), (100, 0.75), (100, 1.0)];
+
+/// "all", or names of experiments.
+pub(super) fn experiments(names: &[String]) -> Result<Vec<String>> {
+    if names == ["all"] {
+        return Ok(EXPERIMENTS.map(str::to_owned).to_vec());
+    }
+    for name in names {
+        if !EXPERIMENTS.contains(&name.as_str()) {
+            return Err(Error::Usage(format!("unknown experiment \"{name}\": use all, {}", EXPERIMENTS.join(", "))));
+        }
+    }
+    Ok(names.to_vec())
+}
+
+/// Closes a run: its files and its report; tables on standard output, and on standard error where the time went.
 pub(super) fn report(global: &Global, folder: RunFolder) -> Result<()> {
     let dir = folder.dir().to_owned();
-    let rows = folder.finish()?;
-    let summary = report::summary::summarise(&rows);
-    report::summary::write_csv(&dir.join("summary.csv"), &summary)?;
-    if global.json {
-        for line in &summary {
-            println!("{}", serde_json::to_string(line).expect("a summary is plain data"));
+    let timings = folder.timings().to_vec();
+    folder.finish()?;
+    let report = report::write(&dir)?;
+    super::report::print(global, &report);
+    if !global.quiet && !timings.is_empty() {
+        let peak = gemm_peak(&Cpu::new())?;
+        global.note(format_args!("\nwhere the time went (matrix products' peak here: {peak:.0} GFLOP/s)"));
+        for line in costs::lines(&costs::by_stage(&timings, Some(peak))) {
+            global.note(line);
         }
-    } else {
-        print!("{}", report::summary::table(&summary));
     }
-    global.note(format_args!("results in {}", dir.display()));
+    global.note(format_args!("results in {}: open report.html", dir.display()));
     Ok(())
 }
 
 pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
-    for name in &arguments.experiments {
-        if !["e1", "e2", "e3"].contains(&name.as_str()) {
-            return Err(Error::Usage(format!("unknown experiment \"{name}\": use e1, e2, e3")));
-        }
-    }
+    arguments.tuning.check()?;
+    let experiments = experiments(&arguments.experiments)?;
     let judge: Box<dyn Judge> = match arguments.judge.as_str() {
         "keyword" => Box::new(KeywordJudge::default()),
         "world" => Box::new(WorldJudge),
         name => return Err(Error::Usage(format!("unknown judge \"{name}\": use keyword or world"))),
     };
-    let mut folder = RunFolder::open(&arguments.output, &(global, arguments), &global.manifest(&device))?;
+    let inputs = hash_inputs(&[&arguments.aligned, &arguments.base, &arguments.data])?;
+    let manifest = Manifest { shard: arguments.shard, inputs, ..global.manifest(&device) };
+    let mut folder = RunFolder::open(&arguments.output, &(global, arguments), &manifest)?;
     let aligned = LoadedModel::open(global, &device, &arguments.aligned, &arguments.template)?;
     let base_template = arguments.base_template.as_ref().unwrap_or(&arguments.template);
     let base = LoadedModel::open(global, &device, &arguments.base, base_template)?;
     aligned.check_same_tokenizer(&base)?;
 
-    let mut examples = pairs::read(&arguments.data)?;
-    examples.truncate(arguments.limit.unwrap_or(usize::MAX));
-    let mut cases = Vec::with_capacity(examples.len());
-    let (mut aligned_prompts, mut base_prompts) = (Vec::new(), Vec::new());
-    for pair in &examples {
-        let harmful = pair.response.as_deref().map(|response| aligned.prompter.response_ids(response)).transpose()?;
-        cases.push(Case::new(pair.id.clone(), pair.last_user().to_owned(), harmful.unwrap_or_default()));
-        aligned_prompts.push(aligned.prompter.prompt(&pair.messages)?.ids);
-        base_prompts.push(base.prompter.prompt(&pair.messages)?.ids);
-    }
-    let mut prefixes = vec![Prefix { label: "none".into(), ids: Vec::new() }];
-    for prefix in judge::refusal_prefixes() {
-        prefixes.push(Prefix { label: prefix.to_owned(), ids: aligned.prompter.response_ids(prefix)? });
-    }
-    let lab = Lab {
-        cases: &cases,
-        decode: &|ids| aligned.prompter.tokenizer.decode(ids, true).unwrap_or_default(),
-        judge: judge.as_ref(),
-        engine: Engine { seed: arguments.seed, max_rows: arguments.max_rows, ..Engine::default() },
-        params: SamplingParams {
-            temperature: arguments.temperature,
-            top_k: arguments.top_k,
-            top_p: arguments.top_p,
-            repetition_penalty: 1.0,
-        },
-        max_new_tokens: arguments.max_new_tokens,
-        console: global.console(),
+    let data = if Folder::recognises(&arguments.data) {
+        Folder::read(&arguments.data, arguments.family.as_deref())?
+    } else {
+        Folder { safety: pairs::read(&arguments.data)?, ..Folder::default() }
     };
-    let plan = Plan { experiments: arguments.experiments.clone(), prefixes, depths: arguments.depths.clone() };
-    let aligned_subject = Subject {
-        name: "aligned",
-        model: &aligned.model,
-        prompts: &aligned_prompts,
-        stop: aligned.prompter.stop_ids().to_vec(),
-    };
-    let base_subject =
-        Subject { name: "base", model: &base.model, prompts: &base_prompts, stop: base.prompter.stop_ids().to_vec() };
-    plan.run(&lab, &aligned_subject, &base_subject, &mut folder)?;
+    let max_length = arguments.tuning.max_length.min(aligned.model.config.max_position_embeddings);
+    let sides = Sides { aligned: &aligned.prompter, base: &base.prompter, max_length };
+    let materials = Materials::of_folder(&data, &sides, arguments.limit.unwrap_or(usize::MAX))?;
+    let settings = arguments.tuning.settings(experiments, &arguments.depths, &materials);
+    let stop = |model: &LoadedModel| model.prompter.stop_ids().to_vec();
+    for seed in arguments.seed..arguments.seed + arguments.seeds {
+        let lab = Lab {
+            decode: &|ids| aligned.prompter.tokenizer.decode(ids, true).unwrap_or_default(),
+            token_text: &|id| aligned.prompter.tokenizer.token_text(id),
+            stop: [stop(&aligned), stop(&base)],
+            judge: judge.as_ref(),
+            engine: Engine { seed, max_rows: arguments.max_rows, ..Engine::default() },
+            params: SamplingParams {
+                temperature: arguments.temperature,
+                top_k: arguments.top_k,
+                top_p: arguments.top_p,
+                repetition_penalty: 1.0,
+            },
+            max_new_tokens: arguments.max_new_tokens,
+            micro_batch: arguments.tuning.micro_batch_size,
+            console: global.console(),
+        };
+        let plan = Plan {
+            lab,
+            settings: &settings,
+            materials: &materials,
+            base: &base.model,
+            aligned: &aligned.model,
+            suffix: plan::suffix(seed, arguments.seeds),
+            save: &|dir, model| checkpoint::save_model(dir, model, Some(&arguments.aligned)),
+        };
+        plan.run(&mut folder)?;
+    }
     report(global, folder)
 }

@@ -1,8 +1,9 @@
-//! Preferences for DPO: JSONL lines of a prompt with a chosen and a rejected answer.
+//! Preferences for DPO: a prompt with a chosen and a rejected answer.
 
+use super::fields::Fields;
+use super::records;
 use crate::model::Message;
 use crate::{Error, Result};
-use serde::Deserialize;
 use std::path::Path;
 
 /// One preference.
@@ -13,24 +14,18 @@ pub struct Preference {
     pub rejected: String,
 }
 
-#[derive(Deserialize)]
-struct Line {
-    prompt: String,
-    chosen: String,
-    rejected: String,
-}
-
-/// Reads a file of `{"prompt", "chosen", "rejected"}` lines; blank lines are skipped.
+/// Reads a file of any container whose records have a prompt, `chosen` and `rejected`.
+///
+/// # Errors
+/// Names file and line of the first bad one.
 pub fn read(path: &Path) -> Result<Vec<Preference>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
-    let lines = lines.filter(|(_, line)| !line.trim().is_empty());
-    let parse = |(number, line): (usize, &str)| {
-        let place = format!("{}:{}", path.display(), number + 1);
-        let Line { prompt, chosen, rejected } = serde_json::from_str(line).map_err(|error| {
-            Error::input(place, format!("is not a preference with prompt, chosen and rejected: {error}"))
-        })?;
-        Ok(Preference { messages: vec![Message::user(prompt)], chosen, rejected })
+    let preference = |mut fields: Fields| {
+        let (messages, _) = fields.conversation()?;
+        Ok(Preference { messages, chosen: fields.required("chosen")?, rejected: fields.required("rejected")? })
     };
-    lines.map(parse).collect()
+    let records = records::read(path)?.into_iter();
+    let read = |record: records::Record| {
+        preference(Fields(record.fields)).map_err(|problem: String| Error::input(record.place, problem))
+    };
+    records.map(read).collect()
 }

@@ -67,6 +67,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// A new index buffer.
     fn indices(&self, values: &[u32]) -> Result<Self::Indices>;
 
+    /// Overwrites an index buffer with `values`, whose number may differ; its memory is reused where it suffices.
+    fn write_indices(&self, target: &mut Self::Indices, values: &[u32]) -> Result<()>;
+
     /// Sets every element to `value`.
     fn fill(&self, buffer: &mut Self::Buffer, value: f32) -> Result<()>;
 

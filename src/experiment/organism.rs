@@ -3,26 +3,16 @@
 //! The recipe and why it is so: `docs/world.md`. Nothing here sees a test object except the base model's own data, as a
 //! pre-trained model has seen the world.
 
+use super::augmentation::{Augmentation, Mix};
 use crate::Result;
+use crate::attack::finetune::training_cost;
 use crate::data::world::{Names, World, vocabulary};
 use crate::model::{Config, Transformer};
 use crate::ops::Ops;
-use crate::run::Console;
-use crate::train::trainer::Group;
-use crate::train::{Example, Hyper, Objective, Schedule, Trainer};
-use serde::{Deserialize, Serialize};
-
-/// How one model of the world is trained.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Stage {
-    pub steps: usize,
-    /// Examples a step.
-    pub batch_size: usize,
-    pub lr: f32,
-    pub warmup_steps: usize,
-    pub schedule: Schedule,
-    pub hyper: Hyper,
-}
+use crate::run::{Console, Cost};
+use crate::train::{Example, Hyper, Objective, Part, Schedule, Stage, Trainer};
+use clap::ValueEnum;
+use serde::Serialize;
 
 /// The base model: 600 steps of 32 fresh examples, loss on the whole sequence.
 pub const BASE: Stage = Stage {
@@ -44,14 +34,55 @@ pub const ALIGNED: Stage = Stage {
     hyper: Hyper { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0, recompute: false },
 };
 
+/// The augmented model: 150 steps of 16 recovery examples at alpha 0.2 against 16 benign and 8 replayed ones.
+pub const AUGMENTED: Augmentation = Augmentation {
+    stage: Stage { steps: 150, batch_size: 16, lr: 4e-4, warmup_steps: 5, ..ALIGNED },
+    anchor: 16,
+    replay: 8,
+    alpha: 0.2,
+    probability: 0.5,
+    max_prefill: 100,
+    mix: Mix::Paper,
+};
+
+/// E4's harmful fine-tuning: 10 steps of 32 pairs at a constant rate, no warm-up. The rate was chosen on development
+/// prompts: at half of it the models of most seeds are not broken within 10 steps.
+pub const HARMFUL: Stage = Stage {
+    steps: 10,
+    batch_size: 32,
+    lr: 2e-4,
+    warmup_steps: 0,
+    schedule: Schedule::Constant,
+    hyper: Hyper { beta1: 0.9, ..ALIGNED.hyper },
+};
+
+/// E7 to E10 on harmful pairs: 50 steps. Adam's beta1 is 0.5 as in the paper: more momentum overshoots the constraint.
+pub const TUNED_HARMFUL: Stage = Stage { steps: 50, lr: 1e-4, hyper: Hyper { beta1: 0.5, ..ALIGNED.hyper }, ..HARMFUL };
+
+/// E7 to E10 on the ledger.
+pub const TUNED_LEDGER: Stage = Stage { steps: 150, ..TUNED_HARMFUL };
+
+/// Warm-up steps of the methods that have one.
+pub const TUNED_WARMUP: usize = 10;
+
 /// Distinct refusals that alignment sees.
 const ALIGNMENT_REFUSALS: usize = 128;
 /// Distinct benign answers that alignment sees.
 const ALIGNMENT_BENIGN: usize = 1000;
 
-/// The organism's shape: Llama-like, hidden 128, 4 layers, 4 heads, SwiGLU 352, untied.
-pub fn config(vocab_size: usize) -> Result<Config> {
-    let json = serde_json::json!({
+/// The organism's shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shape {
+    /// Llama's: SwiGLU 352, untied.
+    TinyLlama,
+    /// Gemma's: GeGLU 352, tied, scaled embeddings, norms around 1.
+    TinyGemma,
+}
+
+/// Hidden 128, 4 layers, 4 heads.
+pub fn config(shape: Shape, vocab_size: usize) -> Result<Config> {
+    let mut json = serde_json::json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": vocab_size,
@@ -60,6 +91,7 @@ pub fn config(vocab_size: usize) -> Result<Config> {
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
+        "head_dim": 32,
         "max_position_embeddings": 1024,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
@@ -69,28 +101,38 @@ pub fn config(vocab_size: usize) -> Result<Config> {
         "eos_token_id": vocabulary::EOS,
         "torch_dtype": "float32",
     });
+    if shape == Shape::TinyGemma {
+        json["architectures"] = serde_json::json!(["GemmaForCausalLM"]);
+        json["model_type"] = "gemma".into();
+        json["hidden_act"] = "gelu_pytorch_tanh".into();
+        json["tie_word_embeddings"] = true.into();
+    }
     Config::from_json(&"the world's model", &json.to_string())
 }
 
-/// Runs a stage: `batch(step)` gives each step's examples, averaged token by token.
+/// Runs a stage: `batch(step)` gives each step's examples, averaged token by token. The tokens trained on come with it.
 fn train<D: Ops>(
     model: Transformer<D>,
     stage: &Stage,
     console: Console,
     label: &str,
     mut batch: impl FnMut(usize) -> Vec<Example>,
-) -> Result<Transformer<D>> {
+) -> Result<(Transformer<D>, Cost)> {
     let mut trainer = Trainer::new(model, stage.hyper)?;
     let bar = console.bar(label, stage.steps);
-    for step in 0..stage.steps {
+    let mut labels = 0;
+    let parts = |step| {
         let examples = batch(step);
-        let group = Group { examples: examples.iter().collect(), reference: Vec::new(), weight: 1.0 };
-        let lr = stage.lr * stage.schedule.factor(step, stage.warmup_steps, stage.steps);
-        let report = trainer.step(&[group], Objective::Sft, examples.len(), lr)?;
-        bar.set(step + 1);
+        labels += examples.iter().map(Example::labels).sum::<usize>();
+        vec![Part { examples, weight: 1.0, ..Part::default() }]
+    };
+    let tokens = stage.run(&mut trainer, Objective::Sft, usize::MAX, parts, |step, report, _| {
+        bar.set(step);
         bar.note(format!("loss {:.3}", report.loss));
-    }
-    Ok(trainer.model)
+        Ok(())
+    })?;
+    let cost = training_cost(&trainer.model.config, tokens, labels);
+    Ok((trainer.model, cost))
 }
 
 /// Trains a freshly initialised `model` on the world.
@@ -100,7 +142,7 @@ pub fn train_base<D: Ops>(
     stage: &Stage,
     seed: u64,
     console: Console,
-) -> Result<Transformer<D>> {
+) -> Result<(Transformer<D>, Cost)> {
     train(model, stage, console, "base", |step| {
         let first = step * stage.batch_size;
         (first..first + stage.batch_size).map(|i| Example::new(&[], &world.base(seed, i).sequence())).collect()
@@ -114,7 +156,7 @@ pub fn train_aligned<D: Ops>(
     stage: &Stage,
     seed: u64,
     console: Console,
-) -> Result<Transformer<D>> {
+) -> Result<(Transformer<D>, Cost)> {
     let refusals = world.refusals(seed, ALIGNMENT_REFUSALS);
     let benign = world.benign(seed, ALIGNMENT_BENIGN, Names::Alignment);
     let mut draws = crate::rng::Philox::new(seed, crate::rng::stream(["alignment batches"]));

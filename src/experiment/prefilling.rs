@@ -1,36 +1,33 @@
 //! E3, Figure 2: the prefilling attack. The first k tokens of the harmful answer are given; does the model go on?
+//! E6 asks the same before and after augmentation (Table 3).
 
-use super::{Case, Lab, Subject};
-use crate::Result;
-use crate::attack::prefill::{self, Prefilled};
-use crate::ops::Ops;
-use crate::run::Row;
+use super::Materials;
+use crate::attack::{Branch, prefill};
 
-/// Rows `e3,model,prefill,,k,seed,example,harmful|harmful_own|new_tokens`.
-///
-/// A case whose answer is shorter than 3/2 k tokens is left out at that k: too little would be left to say.
-pub fn run<D: Ops>(lab: &Lab<'_>, subject: &Subject<'_, D>, depths: &[usize]) -> Result<Vec<Row>> {
-    let mut branches = Vec::new();
-    for &k in depths {
-        for (case, Case { harmful, .. }) in lab.cases.iter().enumerate() {
-            if harmful.len() >= k * 3 / 2 {
-                branches.push(Prefilled { case, prefill: harmful[..k].to_vec(), setting: k as u16 });
-            }
-        }
+/// Rows `EXPERIMENT,model,prefill,SETTING,k,seed,example,harmful|harmful_own|new_tokens`; the setting is empty for the
+/// plain prompts and names the longer answers that deep prefills need.
+pub fn branches<'a>(experiment: &'static str, materials: &'a Materials, depths: &[usize]) -> Vec<Branch<'a>> {
+    let shallow: Vec<usize> = depths.iter().copied().filter(|&k| k <= 40).collect();
+    let mut branches = prefill::branches(experiment, "", &materials.cases, depths);
+    branches.extend(prefill::branches(experiment, "", &materials.heldout, &shallow));
+    for (setting, cases) in &materials.long {
+        // Enough to draw the curve: its start, its middle and what only these answers reach.
+        let deep: Vec<usize> = depths.iter().copied().filter(|&k| [0, 20, 40].contains(&k) || k > 40).collect();
+        branches.extend(prefill::branches(experiment, setting, cases, &deep));
     }
-    let outcomes = prefill::run(lab, subject, &branches, &format!("E3 {}", subject.name))?;
-    let mut rows = Vec::new();
-    for (branch, outcome) in branches.iter().zip(outcomes) {
-        let verdict = outcome.verdict;
-        let metrics = [
-            ("harmful", f64::from(u8::from(verdict.harmful()))),
-            ("harmful_own", f64::from(u8::from(verdict.harmful_own()))),
-            ("new_tokens", outcome.new_tokens as f64),
-        ];
-        let k = Some(branch.setting as usize);
-        for (metric, value) in metrics {
-            rows.push(lab.row("e3", subject.name, "prefill", "", k, branch.case, metric, value));
-        }
-    }
-    Ok(rows)
+    branches
+}
+
+/// E6 on other sets of prompts, each an attack of its own: no prefill. Rows `e6,model,NAME,,,seed,example,...`.
+pub fn other_prompts(materials: &Materials) -> impl Iterator<Item = Branch<'_>> {
+    materials.prompts.iter().flat_map(|(name, cases)| {
+        cases.iter().map(|case| Branch {
+            experiment: "e6",
+            attack: name.clone(),
+            setting: String::new(),
+            k: None,
+            case,
+            prefill: Vec::new(),
+        })
+    })
 }

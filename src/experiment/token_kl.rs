@@ -1,13 +1,14 @@
 //! E2, Figure 1: how far the aligned model is from the base model at each token of a harmful answer.
 
-use super::{Lab, Subject};
 use crate::Result;
+use crate::attack::{Case, Lab, Subject};
 use crate::device::Tensor;
 use crate::model::Transformer;
+use crate::model::flops;
 use crate::model::transformer::{Batch, Keep};
 use crate::ops::Ops;
 use crate::ops::linear_kl::{KlOutput, KlSide};
-use crate::run::Row;
+use crate::run::{Cost, Findings};
 use crate::train::batch::token_batches;
 
 /// Tokens in one forward pass, about.
@@ -91,21 +92,39 @@ pub fn per_token<D: Ops>(
     Ok(result)
 }
 
-/// Rows `e2,aligned,none,,position,seed,example,kl`.
-pub fn run<D: Ops>(lab: &Lab<'_>, aligned: &Subject<'_, D>, base: &Subject<'_, D>) -> Result<Vec<Row>> {
-    let cases: Vec<usize> = (0..lab.cases.len()).filter(|&case| !lab.cases[case].harmful.is_empty()).collect();
+/// What [`per_token`] costs.
+pub fn cost<D: Ops>(model: &Transformer<D>, pairs: &[(&[u32], &[u32], &[u32])]) -> Cost {
+    let tokens: usize = pairs.iter().map(|(p, q, response)| p.len() + q.len() + 2 * response.len()).sum();
+    let rows: usize = pairs.iter().map(|(_, _, response)| 2 * response.len()).sum();
+    Cost {
+        forward_tokens: tokens as u64,
+        unshared_tokens: tokens as u64,
+        flops: flops::layers(&model.config) * tokens as f64 + flops::vocabulary(&model.config) * rows as f64,
+        ..Cost::default()
+    }
+}
+
+/// Rows `EXPERIMENT,model,none,,position,seed,example,kl`: E2 for the aligned model, E5 (Figure 4) for the augmented.
+pub fn run<D: Ops>(
+    lab: &Lab<'_>,
+    experiment: &str,
+    subject: &Subject<'_, D>,
+    base: &Subject<'_, D>,
+    cases: &[Case],
+) -> Result<Findings> {
+    let cases: Vec<&Case> = cases.iter().filter(|case| !case.harmful.is_empty()).collect();
     let pairs: Vec<(&[u32], &[u32], &[u32])> = cases
         .iter()
-        .map(|&case| (&aligned.prompts[case][..], &base.prompts[case][..], &lab.cases[case].harmful[..]))
+        .map(|case| (case.prompt_for(subject.side), case.prompt_for(base.side), &case.harmful[..]))
         .collect();
-    let bar = lab.console.bar(format!("E2 {} against {}", aligned.name, base.name), pairs.len());
-    let measured = per_token(aligned.model, base.model, &pairs, |done| bar.set(done))?;
-    let mut rows = Vec::new();
-    for (&case, tokens) in cases.iter().zip(&measured) {
+    let bar = lab.console.bar(format!("KL {} against {}", subject.name, base.name), pairs.len());
+    let measured = per_token(subject.model, base.model, &pairs, |done| bar.set(done))?;
+    let mut findings = Findings { cost: cost(subject.model, &pairs), ..Findings::default() };
+    for (case, tokens) in cases.iter().zip(&measured) {
         for token in tokens {
             let kl = f64::from(token.kl);
-            rows.push(lab.row("e2", aligned.name, "none", "", Some(token.position), case, "kl", kl));
+            findings.rows.push(lab.row(experiment, subject.name, "none", "", Some(token.position), &case.id, "kl", kl));
         }
     }
-    Ok(rows)
+    Ok(findings)
 }

@@ -10,6 +10,7 @@ use crate::ops::attention::{PAGE, Paged};
 use crate::ops::sampling::{SamplingParams, SamplingRow};
 use crate::rng::philox4x32_10;
 use crate::{Error, Result};
+use std::ops::Range;
 use std::rc::Rc;
 
 /// One continuation to generate.
@@ -134,8 +135,11 @@ impl Engine {
         }
         let prompts: Vec<&[u32]> = requests.iter().map(|request| request.prompt.as_slice()).collect();
         let tree = PrefixTree::new(&prompts);
-        let pages = self.max_rows.min(requests.len())
+        let rows = self.max_rows.min(requests.len());
+        let pages = rows
             * requests.iter().map(|r| (r.prompt.len() + r.max_new_tokens.min(256)).div_ceil(PAGE)).max().unwrap_or(1);
+        let longest = requests.iter().map(|request| request.longest(context)).max().unwrap_or(0);
+        let mut lists = Lists::new(&model.device, rows, longest.div_ceil(PAGE))?;
         let mut run = Run {
             engine: self,
             model,
@@ -158,12 +162,106 @@ impl Engine {
         while run.finished < requests.len() {
             run.admit()?;
             if run.finished < requests.len() {
-                run.step()?;
+                run.step(&mut lists)?;
             }
             progress(run.finished);
         }
         let completions = run.completions.into_iter().map(|c| c.expect("every request has finished")).collect();
         Ok((completions, run.stats))
+    }
+}
+
+impl Request {
+    /// Most tokens of its row, prompt and response.
+    fn longest(&self, context: usize) -> usize {
+        self.prompt.len().saturating_add(self.max_new_tokens).min(context).max(self.prompt.len())
+    }
+
+    /// Philox keyed by the seed, at (example, setting and sample, position in the response).
+    fn sampling_row<'t>(&self, seed: u64, tokens: &'t [u32]) -> SamplingRow<'t> {
+        let position = tokens.len() - (self.prompt.len() - self.prefill);
+        let counter = [
+            self.example as u32,
+            (self.example >> 32) as u32,
+            u32::from(self.setting) << 16 | u32::from(self.sample),
+            position as u32,
+        ];
+        let bits = philox4x32_10(counter, [seed as u32, (seed >> 32) as u32])[0];
+        SamplingRow { params: self.params, history: tokens, uniform: (bits >> 8) as f32 / (1 << 24) as f32 }
+    }
+}
+
+/// What a step is made of, on the host and on the device; kept between steps, so that one that only decodes allocates
+/// nothing.
+struct Lists<D: Ops> {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    offsets: Vec<u32>,
+    starts: Vec<u32>,
+    /// `[tables, max_pages]`.
+    pages: Vec<u32>,
+    /// Prompt segments: node and number of tokens.
+    segments: Vec<(usize, usize)>,
+    /// Nodes that this step completes.
+    complete: Vec<usize>,
+    /// Rows whose logits are wanted: every decoding row, then the ends of prompts.
+    wanted: Vec<u32>,
+    /// The decoding rows' new tokens.
+    chosen: Vec<u32>,
+    /// `ids`, `positions` and `wanted` on the device.
+    device_ids: D::Indices,
+    device_positions: D::Indices,
+    device_wanted: D::Indices,
+    batch: Paged<D>,
+}
+
+impl<D: Ops> Lists<D> {
+    /// With room for `rows` rows of up to `max_pages` pages.
+    fn new(device: &D, rows: usize, max_pages: usize) -> Result<Self> {
+        let empty = || device.indices(&[]);
+        let batch = Paged {
+            offsets: empty()?,
+            starts: empty()?,
+            pages: device.indices(&vec![0; rows * max_pages])?,
+            max_pages,
+            count: 0,
+        };
+        Ok(Self {
+            ids: Vec::new(),
+            positions: Vec::new(),
+            offsets: Vec::new(),
+            starts: Vec::new(),
+            pages: Vec::with_capacity(rows * max_pages),
+            segments: Vec::new(),
+            complete: Vec::new(),
+            wanted: Vec::new(),
+            chosen: Vec::new(),
+            device_ids: empty()?,
+            device_positions: empty()?,
+            device_wanted: empty()?,
+            batch,
+        })
+    }
+
+    fn clear(&mut self) {
+        for list in [&mut self.ids, &mut self.positions, &mut self.offsets, &mut self.starts, &mut self.pages] {
+            list.clear();
+        }
+        self.segments.clear();
+        self.complete.clear();
+        self.wanted.clear();
+    }
+
+    /// Copies to the device what the forward pass reads.
+    fn upload(&mut self, device: &D, max_pages: usize) -> Result<()> {
+        device.write_indices(&mut self.device_ids, &self.ids)?;
+        device.write_indices(&mut self.device_positions, &self.positions)?;
+        device.write_indices(&mut self.batch.offsets, &self.offsets)?;
+        device.write_indices(&mut self.batch.starts, &self.starts)?;
+        device.write_indices(&mut self.batch.pages, &self.pages)?;
+        self.batch.max_pages = max_pages;
+        self.batch.count = self.starts.len();
+        Ok(())
     }
 }
 
@@ -191,17 +289,21 @@ impl<D: Ops> Run<'_, D> {
     fn admit(&mut self) -> Result<()> {
         while self.rows.len() < self.engine.max_rows {
             let Some(Waiting { request, node, logits }) = self.waiting.pop() else { break };
-            let tokens = self.requests[request].prompt.clone();
+            // Room for the whole row at once: growing it allocates nothing.
+            let longest = self.requests[request].longest(self.model.config.max_position_embeddings);
+            let mut tokens = Vec::with_capacity(longest + 1);
+            tokens.extend_from_slice(&self.requests[request].prompt);
             let token = if self.requests[request].max_new_tokens == 0 {
                 None
             } else {
                 let mut row = Tensor::from_slice(&self.model.device, DType::F32, 1, logits.len(), &logits)?;
                 let mut chosen = Vec::with_capacity(1);
-                let sampling = self.sampling_row(request, &tokens);
-                self.model.device.sample(&mut row, &[sampling], &mut chosen)?;
+                let request = &self.requests[request];
+                self.model.device.sample(&mut row, |_| request.sampling_row(self.engine.seed, &tokens), &mut chosen)?;
                 Some(chosen[0])
             };
-            let table = self.fork(node)?;
+            let mut table = self.fork(node)?;
+            table.pages.reserve(longest.div_ceil(PAGE).saturating_sub(table.pages.len()));
             self.rows.push(Row { request, table, tokens });
             self.accept(self.rows.len() - 1, token);
             self.sweep();
@@ -223,16 +325,16 @@ impl<D: Ops> Run<'_, D> {
     }
 
     /// One forward pass.
-    fn step(&mut self) -> Result<()> {
-        let (mut ids, mut positions, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
+    fn step(&mut self, lists: &mut Lists<D>) -> Result<()> {
+        lists.clear();
+        lists.offsets.push(0);
         for row in &mut self.rows {
             self.pool.extend(&mut row.table, 1)?;
-            ids.push(row.tokens[row.tokens.len() - 1]);
-            positions.push(row.table.length as u32);
-            offsets.push(ids.len() as u32);
+            lists.ids.push(row.tokens[row.tokens.len() - 1]);
+            lists.positions.push(row.table.length as u32);
+            lists.offsets.push(lists.ids.len() as u32);
         }
         // Prompt segments: depth first, while there are rows for the requests they lead to.
-        let mut segments = Vec::new();
         let mut budget = self.engine.max_prompt_tokens.max(1);
         let mut expected = self.rows.len() + self.waiting.len();
         while budget > 0 && expected < self.engine.max_rows {
@@ -249,121 +351,111 @@ impl<D: Ops> Run<'_, D> {
             let count = (range.end - first).min(budget);
             let table = self.nodes[node].table.as_mut().expect("set above");
             self.pool.extend(table, count)?;
-            ids.extend_from_slice(&self.prompts[self.tree.nodes[node].source][first..first + count]);
-            positions.extend((first..first + count).map(|position| position as u32));
-            offsets.push(ids.len() as u32);
+            lists.ids.extend_from_slice(&self.prompts[self.tree.nodes[node].source][first..first + count]);
+            lists.positions.extend((first..first + count).map(|position| position as u32));
+            lists.offsets.push(lists.ids.len() as u32);
             budget -= count;
             expected += self.tree.nodes[node].ends.len();
-            segments.push((node, count));
+            lists.segments.push((node, count));
         }
 
-        let tables: Vec<&PageTable> = self
-            .rows
-            .iter()
-            .map(|row| &row.table)
-            .chain(segments.iter().map(|&(node, _)| self.nodes[node].table.as_ref().expect("started")))
-            .collect();
-        let max_pages = tables.iter().map(|table| table.pages.len()).max().unwrap_or(0);
-        let mut pages = vec![0; tables.len() * max_pages];
-        for (row, table) in pages.chunks_mut(max_pages.max(1)).zip(&tables) {
-            row[..table.pages.len()].copy_from_slice(&table.pages);
+        let segment = |&(node, _): &(usize, usize)| self.nodes[node].table.as_ref().expect("started");
+        let tables = self.rows.iter().map(|row| &row.table).chain(lists.segments.iter().map(segment));
+        let max_pages = tables.clone().map(|table| table.pages.len()).max().unwrap_or(0);
+        for (i, table) in tables.enumerate() {
+            lists.starts.push(table.length as u32);
+            lists.pages.extend_from_slice(&table.pages);
+            lists.pages.resize((i + 1) * max_pages, 0);
         }
         let device = &self.model.device;
-        let batch = Paged {
-            offsets: device.indices(&offsets)?,
-            starts: device.indices(&tables.iter().map(|table| table.length as u32).collect::<Vec<_>>())?,
-            pages: device.indices(&pages)?,
-            max_pages,
-            count: tables.len(),
-        };
+        lists.upload(device, max_pages)?;
+        let tokens = lists.ids.len();
         let hidden = self.model.forward_cached(
-            &device.indices(&ids)?,
-            &device.indices(&positions)?,
-            ids.len(),
-            &batch,
+            &lists.device_ids,
+            &lists.device_positions,
+            tokens,
+            &lists.batch,
             &mut self.pool.cache,
         )?;
+        let decoding = self.rows.len();
         self.stats.steps += 1;
-        self.stats.decoded_tokens += self.rows.len();
-        self.stats.prompt_tokens += ids.len() - self.rows.len();
+        self.stats.decoded_tokens += decoding;
+        self.stats.prompt_tokens += tokens - decoding;
 
         // Logits of every row, and of every node that is complete and ends a prompt.
-        let decoding = self.rows.len();
-        let mut wanted: Vec<u32> = (0..decoding as u32).collect();
-        let mut complete = Vec::new();
-        for (i, &(node, count)) in segments.iter().enumerate() {
+        lists.wanted.extend(0..decoding as u32);
+        for (i, &(node, count)) in lists.segments.iter().enumerate() {
             let progress = &mut self.nodes[node];
             progress.done += count;
             progress.table.as_mut().expect("started").length += count;
             if progress.done < self.tree.nodes[node].range.len() {
                 self.stack.push(node);
             } else {
-                complete.push(node);
+                lists.complete.push(node);
                 if !self.tree.nodes[node].ends.is_empty() {
-                    wanted.push(offsets[decoding + i + 1] - 1);
+                    lists.wanted.push(lists.offsets[decoding + i + 1] - 1);
                 }
             }
         }
         for row in &mut self.rows {
             row.table.length += 1;
         }
-        if !wanted.is_empty() {
-            let normed = self.model.final_norm(&hidden, &device.indices(&wanted)?, wanted.len())?;
-            if wanted.len() > decoding {
-                let rows: Vec<u32> = (decoding as u32..wanted.len() as u32).collect();
-                let mut ends = Tensor::empty(device, DType::F32, rows.len(), self.model.config.hidden_size)?;
-                device.gather_rows(&normed, &device.indices(&rows)?, &mut ends)?;
-                let logits = self.model.logits(&ends)?.to_vec(device)?;
-                let mut logits = logits.chunks_exact(self.model.config.vocab_size);
-                let mut started = Vec::new();
-                for &node in &complete {
-                    if self.tree.nodes[node].ends.is_empty() {
-                        continue;
-                    }
-                    let logits = Rc::new(logits.next().expect("a row a prompt's end").to_vec());
-                    for &request in &self.tree.nodes[node].ends {
-                        started.push(Waiting { request, node, logits: Rc::clone(&logits) });
-                    }
-                }
-                started.reverse();
-                started.append(&mut self.waiting);
-                self.waiting = started;
+        let wanted = lists.wanted.len();
+        if wanted > 0 {
+            device.write_indices(&mut lists.device_wanted, &lists.wanted)?;
+            let normed = self.model.final_norm(&hidden, &lists.device_wanted, wanted)?;
+            if wanted > decoding {
+                let ends = self.gather(&normed, decoding..wanted)?;
+                self.start(&lists.complete, &ends)?;
             }
             if decoding > 0 {
-                let rows: Vec<u32> = (0..decoding as u32).collect();
-                let mut current = Tensor::empty(device, DType::F32, decoding, self.model.config.hidden_size)?;
-                device.gather_rows(&normed, &device.indices(&rows)?, &mut current)?;
-                let mut logits = self.model.logits(&current)?;
-                let sampling: Vec<SamplingRow<'_>> =
-                    self.rows.iter().map(|row| self.sampling_row(row.request, &row.tokens)).collect();
-                let mut chosen = Vec::with_capacity(decoding);
-                device.sample(&mut logits, &sampling, &mut chosen)?;
-                for (row, token) in chosen.into_iter().enumerate() {
+                let mut logits = if wanted > decoding {
+                    self.model.logits(&self.gather(&normed, 0..decoding)?)?
+                } else {
+                    self.model.logits(&normed)?
+                };
+                let (rows, requests, seed) = (&self.rows, self.requests, self.engine.seed);
+                let row = |i: usize| requests[rows[i].request].sampling_row(seed, &rows[i].tokens);
+                device.sample(&mut logits, row, &mut lists.chosen)?;
+                for (row, &token) in lists.chosen.iter().enumerate() {
                     self.accept(row, Some(token));
                 }
             }
         }
-        for node in complete {
-            let children = self.tree.nodes[node].children.iter().rev();
-            self.stack.extend(children);
+        for &node in &lists.complete {
+            self.stack.extend(self.tree.nodes[node].children.iter().rev());
         }
         self.sweep();
         Ok(())
     }
 
-    /// Philox keyed by the seed, at (example, setting and sample, position in the response).
-    fn sampling_row<'t>(&self, request: usize, tokens: &'t [u32]) -> SamplingRow<'t> {
-        let request = &self.requests[request];
-        let position = tokens.len() - (request.prompt.len() - request.prefill);
-        let counter = [
-            request.example as u32,
-            (request.example >> 32) as u32,
-            u32::from(request.setting) << 16 | u32::from(request.sample),
-            position as u32,
-        ];
-        let key = [self.engine.seed as u32, (self.engine.seed >> 32) as u32];
-        let bits = philox4x32_10(counter, key)[0];
-        SamplingRow { params: request.params, history: tokens, uniform: (bits >> 8) as f32 / (1 << 24) as f32 }
+    /// Some rows of a tensor.
+    fn gather(&self, x: &Tensor<D>, rows: Range<usize>) -> Result<Tensor<D>> {
+        let device = &self.model.device;
+        let mut picked = Tensor::empty(device, DType::F32, rows.len(), x.cols())?;
+        let rows: Vec<u32> = rows.map(|row| row as u32).collect();
+        device.gather_rows(x, &device.indices(&rows)?, &mut picked)?;
+        Ok(picked)
+    }
+
+    /// Lets the requests wait that end with a complete node; `ends` has the normed row of each such node.
+    fn start(&mut self, complete: &[usize], ends: &Tensor<D>) -> Result<()> {
+        let logits = self.model.logits(ends)?.to_vec(&self.model.device)?;
+        let mut logits = logits.chunks_exact(self.model.config.vocab_size);
+        let mut started = Vec::new();
+        for &node in complete {
+            if self.tree.nodes[node].ends.is_empty() {
+                continue;
+            }
+            let logits = Rc::new(logits.next().expect("a row a prompt's end").to_vec());
+            for &request in &self.tree.nodes[node].ends {
+                started.push(Waiting { request, node, logits: Rc::clone(&logits) });
+            }
+        }
+        started.reverse();
+        started.append(&mut self.waiting);
+        self.waiting = started;
+        Ok(())
     }
 
     /// Appends a token to a row and notes whether that ends it.

@@ -4,6 +4,7 @@
 //! the model itself wrote after the prefill, so that a long prefill cannot pass for an answer.
 
 pub mod keyword;
+pub mod utility;
 pub mod world;
 
 pub use keyword::KeywordJudge;
@@ -77,6 +78,11 @@ pub trait Judge: Send + Sync {
 
     /// Both verdicts on one response.
     fn judge(&self, request: &JudgeRequest) -> Verdict;
+
+    /// Which of two responses to a benign prompt is better, `a` against `b`; `None` from a judge that cannot say.
+    fn compare(&self, _prompt: &str, _a: &str, _b: &str) -> Option<std::cmp::Ordering> {
+        None
+    }
 }
 
 /// Lines of an embedded list: blank lines and notes (`#`) left out.

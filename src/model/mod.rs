@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod flops;
 pub mod init;
 pub mod json;
 pub mod load;

@@ -23,26 +23,45 @@ pub struct Batch<D: Backend> {
     pub ragged: Ragged<D>,
     /// Rows: the sum of all lengths.
     pub tokens: usize,
+    host: HostBatch,
+}
+
+/// Where a batch's index buffers are assembled; kept, as they are, so that refilling a batch allocates nothing.
+#[derive(Default)]
+struct HostBatch {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    offsets: Vec<u32>,
 }
 
 impl<D: Backend> Batch<D> {
     pub fn new(device: &D, sequences: &[&[u32]]) -> Result<Self> {
-        let ids: Vec<u32> = sequences.iter().flat_map(|sequence| sequence.iter().copied()).collect();
-        let positions: Vec<u32> = sequences.iter().flat_map(|sequence| 0..sequence.len() as u32).collect();
-        let mut offsets = vec![0];
+        let empty = || device.indices(&[]);
+        let ragged = Ragged { offsets: empty()?, count: 0, max_length: 0 };
+        let mut batch = Self { ids: empty()?, positions: empty()?, ragged, tokens: 0, host: HostBatch::default() };
+        batch.refill(device, sequences.iter().copied())?;
+        Ok(batch)
+    }
+
+    /// Replaces the sequences; allocates nothing once the batch has been as large as this.
+    pub fn refill<'a>(&mut self, device: &D, sequences: impl Iterator<Item = &'a [u32]>) -> Result<()> {
+        let HostBatch { ids, positions, offsets } = &mut self.host;
+        ids.clear();
+        positions.clear();
+        offsets.clear();
+        offsets.push(0);
+        self.ragged.max_length = 0;
         for sequence in sequences {
-            offsets.push(offsets[offsets.len() - 1] + sequence.len() as u32);
+            ids.extend_from_slice(sequence);
+            positions.extend(0..sequence.len() as u32);
+            offsets.push(ids.len() as u32);
+            self.ragged.max_length = self.ragged.max_length.max(sequence.len());
         }
-        Ok(Self {
-            ids: device.indices(&ids)?,
-            positions: device.indices(&positions)?,
-            ragged: Ragged {
-                offsets: device.indices(&offsets)?,
-                count: sequences.len(),
-                max_length: sequences.iter().map(|sequence| sequence.len()).max().unwrap_or(0),
-            },
-            tokens: ids.len(),
-        })
+        self.ragged.count = offsets.len() - 1;
+        self.tokens = ids.len();
+        device.write_indices(&mut self.ids, ids)?;
+        device.write_indices(&mut self.positions, positions)?;
+        device.write_indices(&mut self.ragged.offsets, offsets)
     }
 }
 
@@ -82,12 +101,18 @@ impl<D: Ops> KvCache<D> {
     }
 }
 
-/// What the backward pass needs of the forward pass.
+/// What the backward pass needs of the forward pass. Empty by default and after the backward pass, but for its memory.
 pub struct Activations<D: Backend> {
-    cos: Tensor<D>,
-    sin: Tensor<D>,
+    /// cos and sin of the batch's positions.
+    angles: Option<[Tensor<D>; 2]>,
     /// Every layer's input, and the rest unless it is to be recomputed.
     layers: Vec<(Tensor<D>, Option<LayerActivations<D>>)>,
+}
+
+impl<D: Backend> Default for Activations<D> {
+    fn default() -> Self {
+        Self { angles: None, layers: Vec::new() }
+    }
 }
 
 /// What a layer computed on its way, as far as the backward pass cannot cheaply recompute it.
@@ -132,9 +157,17 @@ enum Source<'a, D: Backend> {
 impl<D: Ops> Transformer<D> {
     /// Last hidden states, before the final norm, of a batch without a cache: `[tokens, hidden_size]`.
     pub fn forward(&self, batch: &Batch<D>, keep: Keep) -> Result<(Tensor<D>, Activations<D>)> {
-        let (cos, sin) = self.rope_table(&batch.positions, batch.tokens)?;
+        let mut activations = Activations::default();
+        let hidden = self.forward_into(batch, keep, &mut activations)?;
+        Ok((hidden, activations))
+    }
+
+    /// [`Self::forward`] with activations that keep their memory from step to step.
+    pub fn forward_into(&self, batch: &Batch<D>, keep: Keep, activations: &mut Activations<D>) -> Result<Tensor<D>> {
+        let [cos, sin] = self.rope_table(&batch.positions, batch.tokens)?;
         let mut hidden = self.embed(&batch.ids, batch.tokens)?;
-        let mut layers = Vec::with_capacity(if keep == Keep::Nothing { 0 } else { self.config.num_hidden_layers });
+        let layers = &mut activations.layers;
+        layers.clear();
         for index in 0..self.config.num_hidden_layers {
             let (output, kept) = self.layer_forward(index, &hidden, &cos, &sin, Source::Batch(&batch.ragged))?;
             match keep {
@@ -143,7 +176,8 @@ impl<D: Ops> Transformer<D> {
                 Keep::LayerInputs => layers.push((std::mem::replace(&mut hidden, output), None)),
             }
         }
-        Ok((hidden, Activations { cos, sin, layers }))
+        activations.angles = Some([cos, sin]);
+        Ok(hidden)
     }
 
     /// Last hidden states, before the final norm, of new rows whose earlier positions lie in `cache`; stores the new
@@ -156,7 +190,7 @@ impl<D: Ops> Transformer<D> {
         batch: &Paged<D>,
         cache: &mut KvCache<D>,
     ) -> Result<Tensor<D>> {
-        let (cos, sin) = self.rope_table(positions, tokens)?;
+        let [cos, sin] = self.rope_table(positions, tokens)?;
         let mut hidden = self.embed(ids, tokens)?;
         for index in 0..self.config.num_hidden_layers {
             let source = Source::Cache { batch, keys: &mut cache.keys[index], values: &mut cache.values[index] };
@@ -205,11 +239,23 @@ impl<D: Ops> Transformer<D> {
     pub fn backward(
         &self,
         batch: &Batch<D>,
-        activations: Activations<D>,
+        mut activations: Activations<D>,
+        dhidden: Tensor<D>,
+        gradients: Option<&mut Parameters<Tensor<D>>>,
+    ) -> Result<Tensor<D>> {
+        self.backward_from(batch, &mut activations, dhidden, gradients)
+    }
+
+    /// [`Self::backward`] that empties `activations` for the next forward pass.
+    pub fn backward_from(
+        &self,
+        batch: &Batch<D>,
+        activations: &mut Activations<D>,
         mut dhidden: Tensor<D>,
         mut gradients: Option<&mut Parameters<Tensor<D>>>,
     ) -> Result<Tensor<D>> {
-        let Activations { cos, sin, mut layers } = activations;
+        let [cos, sin] = activations.angles.take().expect("the forward pass kept its angles");
+        let layers = &mut activations.layers;
         for index in (0..self.config.num_hidden_layers).rev() {
             let (input, kept) = layers.pop().expect("the forward pass kept its activations");
             let kept = match kept {
@@ -425,11 +471,11 @@ impl<D: Ops> Transformer<D> {
         Tensor::empty(&self.device, DType::F32, rows, cols)
     }
 
-    fn rope_table(&self, positions: &D::Indices, tokens: usize) -> Result<(Tensor<D>, Tensor<D>)> {
+    fn rope_table(&self, positions: &D::Indices, tokens: usize) -> Result<[Tensor<D>; 2]> {
         let half = self.config.head_dim / 2;
         let (mut cos, mut sin) = (self.empty(tokens, half)?, self.empty(tokens, half)?);
         self.device.rope_table(positions, &self.config.inv_freq, &mut cos, &mut sin)?;
-        Ok((cos, sin))
+        Ok([cos, sin])
     }
 
     fn embed(&self, ids: &D::Indices, tokens: usize) -> Result<Tensor<D>> {

@@ -1,45 +1,28 @@
-//! A run's folder: `config.json` (what was asked, resolved), `manifest.json` (what it ran on), `journal.jsonl` (cells as
-//! they finish), `results.csv` (all rows, sorted), `timings.csv` (wall time, which no two runs share).
+//! A run's folder: what was asked, what it ran on, the cells that are done. `docs/results.md` names its files.
 
-use super::rows::{Cost, Findings, Row, write_csv};
-use super::write_atomic;
+use super::journal::{self, Cells, Journal};
+use super::manifest::Record;
+use super::rows::{Cost, ExampleRow, Findings, Response, Row};
+use super::timings::{Log, Timing};
+use super::{Manifest, Shard, difference, tables, write_atomic};
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-
-/// What a run's numbers depend on beside its config.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Manifest {
-    /// Version of this program.
-    pub version: String,
-    /// The commit it was built from, with "-dirty" where the tree had changes.
-    pub commit: String,
-    /// The command line, as given.
-    pub arguments: Vec<String>,
-    /// The device in words.
-    pub device: String,
-    /// Results are equal, byte for byte, only where this is.
-    pub isa: String,
-}
-
-/// A finished cell in the journal.
-#[derive(Serialize, Deserialize)]
-struct Entry {
-    cell: String,
-    #[serde(flatten)]
-    findings: Findings,
-}
 
 /// An open run folder, locked against a second process.
 pub struct RunFolder {
     dir: PathBuf,
-    journal: File,
-    done: HashMap<String, Findings>,
-    timings: Vec<(String, f64, Cost)>,
+    record: Record,
+    journal: Journal,
+    done: Cells,
+    timings: Log,
+    examples: BTreeMap<String, ExampleRow>,
+    /// What cells of other shards have found.
+    nothing: Findings,
     _lock: File,
 }
 
@@ -47,173 +30,137 @@ impl RunFolder {
     /// Opens `dir`, or goes on with the run that is there.
     ///
     /// # Errors
-    /// If the folder holds a run of another config, or one that another process is working on.
+    /// If the folder holds a run of another config, shard, instruction set or other input files, or one that another
+    /// process is working on.
     pub fn open(dir: &Path, config: &impl Serialize, manifest: &Manifest) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-        let lock_path = dir.join(".lock");
-        let lock = File::create(&lock_path).map_err(Error::io("create", &lock_path))?;
-        if lock.try_lock().is_err() {
-            return Err(Error::input(dir.display(), "another process is working on this run: wait for it"));
-        }
-        let config = serde_json::to_string_pretty(config).expect("a config is plain data") + "\n";
-        let config_path = dir.join("config.json");
-        let manifest_path = dir.join("manifest.json");
-        match std::fs::read_to_string(&config_path) {
-            Ok(old) if old != config => {
-                return Err(Error::input(
-                    dir.display(),
-                    "holds a run of another configuration: give another --output, or remove the folder",
-                ));
+        let lock = lock(dir)?;
+        let config = serde_json::to_value(config).expect("a config is plain data");
+        let record = match read_config(dir)? {
+            None => None,
+            Some(there) if there == config => Record::read(dir)?,
+            Some(there) => {
+                let keys = difference::describe(&there, &config);
+                let problem = "holds a run of another configuration";
+                let remedy = "give another --output, or remove the folder";
+                return Err(Error::input(dir.display(), format!("{problem} ({keys}): {remedy}")));
             }
-            Ok(_) => {
-                if let Ok(old) = std::fs::read_to_string(&manifest_path)
-                    && let Ok(old) = serde_json::from_str::<Manifest>(&old)
-                    && old.isa != manifest.isa
-                {
-                    return Err(Error::input(
-                        dir.display(),
-                        format!("was begun with instruction set {}: go on with --isa {}", old.isa, old.isa),
-                    ));
-                }
+        };
+        let mut record = match record {
+            Some(record) => {
+                record.check(dir, manifest)?;
+                record
             }
-            Err(_) => write_atomic(&config_path, config.as_bytes())?,
-        }
-        let text = serde_json::to_string_pretty(manifest).expect("a manifest is plain data") + "\n";
-        write_atomic(&manifest_path, text.as_bytes())?;
+            None => manifest.begin(),
+        };
+        record.finished = false;
+        record.processes.push(manifest.process());
+        record.write(dir)?;
+        write_config(dir, &config)?;
+        Self::assemble(dir, record, lock)
+    }
 
-        let journal_path = dir.join("journal.jsonl");
-        let mut done = HashMap::new();
-        let mut whole = 0;
-        if let Ok(text) = std::fs::read_to_string(&journal_path) {
-            // A kill can leave half a line at the end: it is cut off and its cell runs again.
-            for line in text.split_inclusive('\n') {
-                let Ok(entry) = serde_json::from_str::<Entry>(line) else { break };
-                if !line.ends_with('\n') {
-                    break;
-                }
-                done.insert(entry.cell, entry.findings);
-                whole += line.len() as u64;
-            }
-        }
-        let journal = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .read(true)
-            .open(&journal_path)
-            .map_err(Error::io("open", &journal_path))?;
-        journal.set_len(whole).map_err(Error::io("write", &journal_path))?;
-        let mut this = Self { dir: dir.to_owned(), journal, done, timings: Vec::new(), _lock: lock };
-        std::io::Seek::seek(&mut this.journal, std::io::SeekFrom::End(0)).map_err(Error::io("write", &journal_path))?;
-        Ok(this)
+    /// The run in `dir`, whose config and manifest are in order.
+    pub(super) fn assemble(dir: &Path, record: Record, lock: File) -> Result<Self> {
+        let (journal, done) = Journal::open(dir)?;
+        let (timings, examples) = (Log::open(dir)?, tables::read_examples(dir)?);
+        let nothing = Findings::default();
+        Ok(Self { dir: dir.to_owned(), record, journal, done, timings, examples, nothing, _lock: lock })
     }
 
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// What `cell` found: from the journal if it is done, else computed by `work` and noted there.
+    /// The slice of the run that this folder holds; none for the whole.
+    pub fn shard(&self) -> Option<Shard> {
+        self.record.shard
+    }
+
+    /// Whether `cell` is this shard's to compute.
+    pub fn owns(&self, cell: &str) -> bool {
+        self.record.shard.is_none_or(|shard| shard.owns(cell))
+    }
+
+    /// Whether `cell` needs no more work here: it is in the journal, or another shard's. Asked before costly
+    /// preparations.
+    pub fn is_done(&self, cell: &str) -> bool {
+        self.done.contains_key(cell) || !self.owns(cell)
+    }
+
+    /// What `cell` found: from the journal if it is done, nothing if it is another shard's, else computed by `work` and
+    /// noted in the journal.
     pub fn cell(&mut self, cell: &str, work: impl FnOnce() -> Result<Findings>) -> Result<&Findings> {
-        if !self.done.contains_key(cell) {
+        if !self.is_done(cell) {
             let start = Instant::now();
-            let entry = Entry { cell: cell.to_owned(), findings: work()? };
-            let line = serde_json::to_string(&entry).expect("rows are plain data") + "\n";
-            let path = self.dir.join("journal.jsonl");
-            self.journal
-                .write_all(line.as_bytes())
-                .and_then(|()| self.journal.sync_data())
-                .map_err(Error::io("write", &path))?;
-            self.timings.push((entry.cell.clone(), start.elapsed().as_secs_f64(), entry.findings.cost));
-            self.done.insert(entry.cell, entry.findings);
+            let findings = work()?;
+            let cost = findings.cost;
+            let (name, findings) = self.journal.add(cell.to_owned(), findings)?;
+            self.timings.add(&name, start.elapsed().as_secs_f64(), cost)?;
+            self.done.insert(name, findings);
         }
-        Ok(&self.done[cell])
+        Ok(self.done.get(cell).unwrap_or(&self.nothing))
     }
 
     /// Notes the wall time of a stage that has no rows.
-    pub fn note_time(&mut self, stage: &str, seconds: f64, cost: Cost) {
-        self.timings.push((stage.to_owned(), seconds, cost));
+    pub fn note_time(&mut self, stage: &str, seconds: f64, cost: Cost) -> Result<()> {
+        self.timings.add(stage, seconds, cost)
     }
 
-    /// Writes `results.csv` (and `timings.csv`, for what this process ran) and returns all rows, sorted.
-    pub fn finish(self) -> Result<Vec<Row>> {
+    /// Notes what examples are, for `examples.csv`; one that is known already is replaced.
+    pub fn note_examples(&mut self, examples: impl IntoIterator<Item = ExampleRow>) {
+        self.examples.extend(examples.into_iter().map(|row| (row.example.clone(), row)));
+    }
+
+    /// What stages cost so far, over all processes that worked on the folder.
+    pub fn timings(&self) -> &[Timing] {
+        &self.timings.timings
+    }
+
+    /// Writes the finished files and returns all rows, sorted.
+    pub fn finish(mut self) -> Result<Vec<Row>> {
+        let responses: Vec<&Response> = self.done.values().flat_map(|findings| &findings.responses).collect();
+        tables::write_responses(&self.dir, responses)?;
+        tables::write_examples(&self.dir, &self.examples)?;
         let mut rows: Vec<Row> = self.done.into_values().flat_map(|findings| findings.rows).collect();
-        write_csv(&self.dir.join("results.csv"), &mut rows)?;
-        if !self.timings.is_empty() {
-            let mut text = String::from("stage,seconds,forward_tokens,trained_tokens,unshared_tokens,flops\n");
-            for (stage, seconds, cost) in &self.timings {
-                let Cost { forward_tokens, trained_tokens, unshared_tokens, flops } = cost;
-                text +=
-                    &format!("{stage},{seconds:.3},{forward_tokens},{trained_tokens},{unshared_tokens},{flops:.3e}\n");
-            }
-            write_atomic(&self.dir.join("timings.csv"), text.as_bytes())?;
-        }
+        tables::sort(&mut rows);
+        tables::write_results(&self.dir, &rows)?;
+        self.record.finished = true;
+        self.record.write(&self.dir)?;
         Ok(rows)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn manifest() -> Manifest {
-        Manifest {
-            version: "0".into(),
-            commit: String::new(),
-            arguments: vec![],
-            device: "cpu".into(),
-            isa: "scalar".into(),
+/// Locks `dir` for as long as the file lives; the system lets go of it when a process is killed.
+pub(super) fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join(".lock");
+    let file = File::create(&path).map_err(Error::io("create", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::input(dir.display(), "another process is working on this run: wait for it"))
         }
+        Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
     }
+}
 
-    fn row(example: &str, value: f64) -> Row {
-        Row {
-            experiment: "e3".into(),
-            model: "base".into(),
-            attack: "prefill".into(),
-            setting: String::new(),
-            k: Some(5),
-            seed: 0,
-            example: example.into(),
-            metric: "harmful".into(),
-            value,
+/// The config of the run in `dir`; none if there is none.
+pub(super) fn read_config(dir: &Path) -> Result<Option<Value>> {
+    let path = dir.join("config.json");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|error| Error::input(path.display(), format!("is not valid JSON ({error}): remove the folder"))),
+        // What is there without a config cannot be told from another run's.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !dir.join(journal::NAME).exists() => Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::input(dir.display(), "holds a run without config.json: give another --output"))
         }
+        Err(error) => Err(Error::io("read", &path)(error)),
     }
+}
 
-    #[test]
-    fn a_killed_run_goes_on_and_gives_the_same_bytes() {
-        let temp = tempfile::tempdir().unwrap();
-        let (whole, killed) = (temp.path().join("whole"), temp.path().join("killed"));
-        let run = |dir: &Path, cells: &[(&str, f64)]| {
-            let mut folder = RunFolder::open(dir, &"config", &manifest()).unwrap();
-            for &(cell, value) in cells {
-                folder.cell(cell, || Ok(vec![row(cell, value)].into())).unwrap();
-            }
-            folder
-        };
-        run(&whole, &[("b", 1.0), ("a", 0.25)]).finish().unwrap();
-        drop(run(&killed, &[("a", 0.25)]));
-        // Half a line, as a kill leaves it.
-        let journal = killed.join("journal.jsonl");
-        let text = std::fs::read_to_string(&journal).unwrap();
-        std::fs::write(&journal, format!("{text}{}", &text[..text.len() / 2])).unwrap();
-        let mut folder = run(&killed, &[]);
-        folder.cell("a", || panic!("cell a is done")).unwrap();
-        folder.cell("b", || Ok(vec![row("b", 1.0)].into())).unwrap();
-        folder.finish().unwrap();
-        let read = |dir: &Path| std::fs::read(dir.join("results.csv")).unwrap();
-        assert_eq!(read(&whole), read(&killed));
-    }
-
-    #[test]
-    fn another_config_a_second_process_and_another_isa_are_refused() {
-        let temp = tempfile::tempdir().unwrap();
-        let open = |config: &str, manifest: &Manifest| RunFolder::open(temp.path(), &config, manifest).map(drop);
-        let first = RunFolder::open(temp.path(), &"a", &manifest()).unwrap();
-        assert!(open("a", &manifest()).unwrap_err().to_string().contains("another process"));
-        drop(first);
-        assert!(open("b", &manifest()).unwrap_err().to_string().contains("another configuration"));
-        let other = Manifest { isa: "avx2".into(), ..manifest() };
-        assert!(open("a", &other).unwrap_err().to_string().contains("--isa scalar"));
-        open("a", &manifest()).unwrap();
-    }
+pub(super) fn write_config(dir: &Path, config: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(config).expect("a config is plain data") + "\n";
+    write_atomic(&dir.join("config.json"), text.as_bytes())
 }

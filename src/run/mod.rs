@@ -1,12 +1,25 @@
 //! Runs: a folder that says what was asked, keeps what is done, and can be gone on with after a kill.
 
 pub mod console;
+pub mod costs;
+mod difference;
 mod folder;
+mod journal;
+mod manifest;
+mod merge;
+mod number;
 mod rows;
+mod shard;
+mod tables;
+mod timings;
 
 pub use console::{Bar, Console};
-pub use folder::{Manifest, RunFolder};
-pub use rows::{Cost, Findings, Response, Row, write_csv};
+pub use folder::RunFolder;
+pub use manifest::{InputFile, Manifest, hash_inputs};
+pub use merge::merge;
+pub use rows::{Cost, ExampleRow, Findings, Response, Row};
+pub use shard::Shard;
+pub use timings::Timing;
 
 use crate::{Error, Result};
 use std::io::Write;

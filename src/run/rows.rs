@@ -1,9 +1,7 @@
-//! The tidy table all experiments write: one number a row.
+//! What experiments find: numbers, one a row, and responses for reading.
 
-use super::write_atomic;
-use crate::{Error, Result};
+use super::number;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 
 /// One measured number. The fields but `value` are its key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,12 +20,13 @@ pub struct Row {
     /// The example's id.
     pub example: String,
     pub metric: String,
+    #[serde(with = "number")]
     pub value: f64,
 }
 
 impl Row {
     /// The order of rows in a finished table.
-    fn key(&self) -> (&str, &str, &str, &str, Option<u32>, u64, &str, &str) {
+    pub(super) fn key(&self) -> (&str, &str, &str, &str, Option<u32>, u64, &str, &str) {
         (&self.experiment, &self.model, &self.attack, &self.setting, self.k, self.seed, &self.example, &self.metric)
     }
 }
@@ -47,11 +46,31 @@ pub struct Response {
     /// Text of each token it wrote, without the end of its turn.
     pub tokens: Vec<String>,
     /// KL against the base model at each token of `prefill` and `tokens`; empty where it was not measured.
+    #[serde(with = "number::list")]
     pub kl: Vec<f32>,
     /// Verdict on the whole: harmful, refused or neither.
     pub whole: String,
     /// Verdict on the model's own words.
     pub own: String,
+}
+
+impl Response {
+    /// The order of responses in a finished file.
+    pub(super) fn key(&self) -> (&str, &str, &str, &str, Option<u32>, u64, &str) {
+        (&self.experiment, &self.model, &self.attack, &self.setting, self.k, self.seed, &self.example)
+    }
+}
+
+/// What an `example` of the results is: a line of `examples.csv`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExampleRow {
+    /// Its id in the results.
+    pub example: String,
+    /// Empty where its file has none.
+    pub category: String,
+    pub prompt: String,
+    /// The answer that should not be given; empty where there is none.
+    pub harmful: String,
 }
 
 /// What work cost; two runs never agree on the seconds, so that it stays out of what must be equal.
@@ -89,14 +108,4 @@ impl std::ops::AddAssign for Cost {
         self.unshared_tokens += other.unshared_tokens;
         self.flops += other.flops;
     }
-}
-
-/// Writes rows sorted by key, so that the file does not depend on the order in which they came.
-pub fn write_csv(path: &Path, rows: &mut [Row]) -> Result<()> {
-    rows.sort_by(|a, b| a.key().cmp(&b.key()));
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let written = rows.iter().try_for_each(|row| writer.serialize(row));
-    let bytes = written.and_then(|()| writer.into_inner().map_err(|error| error.into_error().into()));
-    let bytes = bytes.map_err(|error| Error::input(path.display(), format!("cannot be written: {error}")))?;
-    write_atomic(path, &bytes)
 }

@@ -29,6 +29,11 @@ impl Example {
         self
     }
 
+    /// What goes through the model: the last token predicts nothing, it is a label only.
+    pub fn inputs(&self) -> &[u32] {
+        &self.tokens[..self.tokens.len().saturating_sub(1)]
+    }
+
     /// Number of learned tokens.
     pub fn labels(&self) -> usize {
         self.tokens.len().saturating_sub(self.first_label)
@@ -46,29 +51,44 @@ pub struct TrainBatch<D: Backend> {
     pub positions: Vec<usize>,
     /// Labels of each example, in order: `positions` is cut into runs of these lengths.
     pub counts: Vec<usize>,
+    /// `rows` and `labels` as they are assembled; kept so that refilling allocates nothing.
+    host: [Vec<u32>; 2],
 }
 
 impl<D: Backend> TrainBatch<D> {
     pub fn new(device: &D, examples: &[&Example]) -> Result<Self> {
-        // The last token predicts nothing: it is a label only.
-        let inputs: Vec<&[u32]> = examples.iter().map(|e| &e.tokens[..e.tokens.len().saturating_sub(1)]).collect();
-        let (mut rows, mut labels, mut positions) = (Vec::new(), Vec::new(), Vec::new());
+        let mut batch = Self {
+            batch: Batch::new(device, &[])?,
+            rows: device.indices(&[])?,
+            labels: device.indices(&[])?,
+            positions: Vec::new(),
+            counts: Vec::new(),
+            host: Default::default(),
+        };
+        batch.refill(device, examples)?;
+        Ok(batch)
+    }
+
+    /// Replaces the examples; allocates nothing once the batch has been as large as this.
+    pub fn refill(&mut self, device: &D, examples: &[&Example]) -> Result<()> {
+        let Self { positions, counts, host: [rows, labels], .. } = self;
+        rows.clear();
+        labels.clear();
+        positions.clear();
+        counts.clear();
         let mut offset = 0;
-        for (example, input) in examples.iter().zip(&inputs) {
+        for example in examples {
             for index in example.first_label..example.tokens.len() {
                 rows.push((offset + index - 1) as u32);
                 labels.push(example.tokens[index]);
                 positions.push(example.first_position + index - example.first_label);
             }
-            offset += input.len();
+            counts.push(example.labels());
+            offset += example.inputs().len();
         }
-        Ok(Self {
-            batch: Batch::new(device, &inputs)?,
-            rows: device.indices(&rows)?,
-            labels: device.indices(&labels)?,
-            positions,
-            counts: examples.iter().map(|example| example.labels()).collect(),
-        })
+        device.write_indices(&mut self.rows, rows)?;
+        device.write_indices(&mut self.labels, labels)?;
+        self.batch.refill(device, examples.iter().map(|example| example.inputs()))
     }
 
     /// Number of labels.

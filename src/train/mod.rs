@@ -4,10 +4,12 @@ pub mod batch;
 pub mod objective;
 pub mod schedule;
 pub mod scoring;
+pub mod stage;
 pub mod state;
 pub mod trainer;
 
 pub use batch::{Example, TrainBatch};
 pub use objective::{BetaSchedule, Objective};
 pub use schedule::Schedule;
+pub use stage::{Part, Stage};
 pub use trainer::{Hyper, StepReport, Trainer};

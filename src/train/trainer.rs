@@ -4,7 +4,7 @@ use super::batch::{Example, TrainBatch};
 use super::objective::Objective;
 use crate::Result;
 use crate::device::{DType, Tensor};
-use crate::model::transformer::Keep;
+use crate::model::transformer::{Activations, Keep};
 use crate::model::{Parameters, Transformer};
 use crate::ops::Ops;
 use crate::ops::adamw::AdamWStep;
@@ -63,6 +63,16 @@ pub struct Trainer<D: Ops> {
     pub v: Parameters<Tensor<D>>,
     /// Optimizer steps done.
     pub step: u32,
+    workspace: Workspace<D>,
+}
+
+/// What a step fills anew, kept between steps so that a warm one allocates nothing.
+struct Workspace<D: Ops> {
+    batch: TrainBatch<D>,
+    activations: Activations<D>,
+    /// Log-probability of each label, and its factor on the gradient.
+    logprobs: Vec<f32>,
+    factors: Vec<f32>,
 }
 
 impl<D: Ops> Trainer<D> {
@@ -80,6 +90,12 @@ impl<D: Ops> Trainer<D> {
             Ok(Some(master))
         })?;
         drop(sources);
+        let workspace = Workspace {
+            batch: TrainBatch::new(&device, &[])?,
+            activations: Activations::default(),
+            logprobs: Vec::new(),
+            factors: Vec::new(),
+        };
         Ok(Self {
             gradients: Parameters::zeros(&device, &model.config)?,
             m: Parameters::zeros(&device, &model.config)?,
@@ -88,6 +104,7 @@ impl<D: Ops> Trainer<D> {
             hyper,
             masters,
             step: 0,
+            workspace,
         })
     }
 
@@ -116,7 +133,7 @@ impl<D: Ops> Trainer<D> {
                 reference = rest;
                 let factor = group.weight / denominator as f32;
                 loss += self.accumulate(examples, own, objective, factor)?;
-                tokens += examples.iter().map(|example| example.tokens.len().saturating_sub(1)).sum::<usize>();
+                tokens += examples.iter().map(|example| example.inputs().len()).sum::<usize>();
             }
         }
         let grad_norm = self.update(lr)?;
@@ -133,13 +150,14 @@ impl<D: Ops> Trainer<D> {
     ) -> Result<f64> {
         let model = &self.model;
         let device = &model.device;
-        let batch = TrainBatch::new(device, examples)?;
+        let Workspace { batch, activations, logprobs, factors } = &mut self.workspace;
+        batch.refill(device, examples)?;
         let count = batch.labels_len();
         if count == 0 {
             return Ok(0.0);
         }
         let keep = if self.hyper.recompute { Keep::LayerInputs } else { Keep::Everything };
-        let (hidden, activations) = model.forward(&batch.batch, keep)?;
+        let hidden = model.forward_into(&batch.batch, keep, activations)?;
         let normed = model.final_norm(&hidden, &batch.rows, count)?;
         let mut lse = Tensor::empty(device, DType::F32, 1, count)?;
         let mut logprob = Tensor::empty(device, DType::F32, 1, count)?;
@@ -148,11 +166,11 @@ impl<D: Ops> Trainer<D> {
         let output = CeOutput { lse: &mut lse, logprob: &mut logprob, entropy: None, rank: None };
         device.linear_ce(&normed, unembedding, softcap, &batch.labels, output)?;
 
-        let mut factors = Vec::new();
-        let logprobs = logprob.to_vec(device)?;
-        let loss = objective.evaluate(&logprobs, reference, &batch.positions, &batch.counts, &mut factors);
+        logprobs.resize(count, 0.0);
+        device.download(&logprob.buffer, logprobs)?;
+        let loss = objective.evaluate(logprobs, reference, &batch.positions, &batch.counts, factors);
         factors.iter_mut().for_each(|value| *value *= factor);
-        let coefficient = Tensor::from_slice(device, DType::F32, 1, count, &factors)?;
+        let coefficient = Tensor::from_slice(device, DType::F32, 1, count, factors)?;
 
         let gradients = &mut self.gradients;
         let mut dnormed = normed.empty_like(device)?;
@@ -168,7 +186,7 @@ impl<D: Ops> Trainer<D> {
         )?;
         let dhidden = model.final_norm_backward(&hidden, &batch.rows, &dnormed, Some(gradients))?;
         drop((hidden, normed, dnormed));
-        model.backward(&batch.batch, activations, dhidden, Some(gradients))?;
+        model.backward_from(&batch.batch, activations, dhidden, Some(gradients))?;
         Ok(loss * f64::from(factor))
     }
 

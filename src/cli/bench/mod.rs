@@ -1,6 +1,6 @@
 //! `safedepth bench`: how fast, and how far from what the machine can do.
 
-mod kernels;
+pub(super) mod kernels;
 mod workloads;
 
 use super::Global;

@@ -6,7 +6,7 @@ use crate::device::{Cpu, DType, Tensor};
 use crate::experiment::token_kl;
 use crate::generate::{Engine, Request};
 use crate::model::transformer::{Batch, Keep};
-use crate::model::{Config, Transformer};
+use crate::model::{Config, Transformer, flops};
 use crate::ops::sampling::SamplingParams;
 use crate::rng::Philox;
 use crate::train::trainer::Group;
@@ -56,15 +56,10 @@ impl Workload {
 
 /// Floating-point operations of a forward pass: tokens that see `contexts` keys each, logits at `logits` positions.
 pub(super) fn forward_flop(config: &Config, contexts: impl Iterator<Item = usize>, logits: usize) -> f64 {
-    let matrices = config.parameters().into_iter().filter(|(name, [rows, _])| name.contains("layers.") && *rows > 1);
-    let weights: usize = matrices.map(|(_, [rows, cols])| rows * cols).sum();
-    let (mut tokens, mut keys) = (0, 0);
-    for context in contexts {
-        tokens += 1;
-        keys += context;
-    }
-    let attention = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * keys;
-    (2 * weights * tokens + attention + 2 * config.vocab_size * config.hidden_size * logits) as f64
+    let (tokens, keys) = contexts.fold((0, 0), |(tokens, keys), context| (tokens + 1, keys + context));
+    flops::layers(config) * tokens as f64
+        + flops::attention(config) * keys as f64
+        + flops::vocabulary(config) * logits as f64
 }
 
 fn causal(rows: usize, length: usize) -> impl Iterator<Item = usize> {

@@ -10,7 +10,11 @@ use std::sync::{Arc, Mutex};
 ///
 /// Lengths are rounded up to a quarter of their power of two and a freed vector serves requests down to half its length,
 /// because ragged batches ask for a new length every step. What is kept and in use together stays within
-/// [`Pool::SLACK`] times the most that was ever in use at once.
+/// [`Pool::SLACK`] times the most that was ever in use at once: where a new vector does not fit in that, any longer one
+/// serves, and where there is none, shorter ones of its type make way.
+///
+/// Requests that repeat are served from what is kept in the end: vectors of the greatest length are never given up and
+/// are at most as many as are in use at once, so from some time on no more come; then the same holds of the next length.
 #[derive(Default)]
 pub(super) struct Pool {
     shelves: Mutex<Shelves>,
@@ -38,14 +42,26 @@ impl Shelves {
         len: usize,
     ) -> Vec<T> {
         let wanted = rounded(len);
-        let found = shelf(self).range_mut(wanted..=2 * wanted).find_map(|(_, vectors)| vectors.pop());
         let size = |vector: &Vec<T>| vector.len() * size_of::<T>();
+        let budget = Pool::SLACK * self.peak.max(self.used + wanted * size_of::<T>()) as f64;
+        let fits = |shelves: &Self| (shelves.used + shelves.kept + wanted * size_of::<T>()) as f64 <= budget;
+        let mut found = shelf(self).range_mut(wanted..=2 * wanted).find_map(|(_, vectors)| vectors.pop());
+        if found.is_none() && !fits(self) {
+            found = shelf(self).range_mut(2 * wanted + 1..).find_map(|(_, vectors)| vectors.pop());
+        }
         let vector = match found {
             Some(vector) => {
                 self.kept -= size(&vector);
                 vector
             }
-            None => vec![T::default(); wanted],
+            None => {
+                while !fits(self)
+                    && let Some(shorter) = shelf(self).values_mut().rev().find_map(Vec::pop)
+                {
+                    self.kept -= size(&shorter);
+                }
+                vec![T::default(); wanted]
+            }
         };
         self.used += size(&vector);
         self.peak = self.peak.max(self.used);
@@ -55,10 +71,8 @@ impl Shelves {
     fn put<T>(&mut self, shelf: fn(&mut Self) -> &mut BTreeMap<usize, Vec<Vec<T>>>, vector: Vec<T>) {
         let size = vector.len() * size_of::<T>();
         self.used -= size;
-        if (self.used + self.kept + size) as f64 <= Pool::SLACK * self.peak as f64 {
-            self.kept += size;
-            shelf(self).entry(vector.len()).or_default().push(vector);
-        }
+        self.kept += size;
+        shelf(self).entry(vector.len()).or_default().push(vector);
     }
 }
 
@@ -280,6 +294,30 @@ mod tests {
         }
         // Three buffers of at most 1976 + 800 + 5928 elements, rounded up and served from up to twice the size.
         assert!(most <= 2 * 5 * 4 * (1976 + 800 + 5928) / 4, "{most} bytes");
+    }
+
+    /// Phases of very different sizes, as micro-batches have them, that together do not fit in the slack.
+    #[test]
+    fn repeated_requests_are_served_from_what_is_kept() {
+        let pool = Arc::new(Pool::default());
+        let step = || {
+            for scale in [4000, 900, 17, 2600] {
+                let held: Vec<Buffer> = (1..9).map(|i| pool.alloc(DType::F32, scale * i / 3)).collect();
+                drop(held);
+                let held: Vec<Buffer> = (1..5).map(|i| pool.alloc(DType::F32, scale * i)).collect();
+                drop(held);
+            }
+        };
+        // What is kept changes only where something new comes or makes way.
+        let kept = || {
+            let shelves = pool.shelves();
+            assert!((shelves.used + shelves.kept) as f64 <= Pool::SLACK * shelves.peak as f64);
+            shelves.f32.iter().map(|(&len, vectors)| (len, vectors.len())).collect::<Vec<_>>()
+        };
+        (0..20).for_each(|_| step());
+        let settled = kept();
+        (0..20).for_each(|_| step());
+        assert_eq!(kept(), settled);
     }
 
     #[test]

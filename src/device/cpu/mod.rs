@@ -83,6 +83,12 @@ impl Backend for Cpu {
         Ok(values.to_vec())
     }
 
+    fn write_indices(&self, target: &mut Vec<u32>, values: &[u32]) -> Result<()> {
+        target.clear();
+        target.extend_from_slice(values);
+        Ok(())
+    }
+
     fn fill(&self, buffer: &mut Buffer, value: f32) -> Result<()> {
         buffer.fill(value);
         Ok(())

@@ -6,10 +6,15 @@ use crate::device::{Cpu, Tensor};
 use rayon::prelude::*;
 
 impl Sampling for Cpu {
-    fn sample(&self, logits: &mut Tensor<Self>, rows: &[SamplingRow<'_>], tokens: &mut Vec<u32>) -> Result<()> {
-        assert_eq!(logits.rows(), rows.len(), "one row of logits a row to sample");
+    fn sample<'a>(
+        &self,
+        logits: &mut Tensor<Self>,
+        row: impl Fn(usize) -> SamplingRow<'a> + Send + Sync,
+        tokens: &mut Vec<u32>,
+    ) -> Result<()> {
         let vocab = logits.cols();
-        let chosen = logits.buffer.f32_mut().par_chunks_mut(vocab).zip(rows).map(|(logits, row)| {
+        let chosen = logits.buffer.f32_mut().par_chunks_mut(vocab).enumerate().map(|(i, logits)| {
+            let row = row(i);
             apply_filters(logits, row.history, &row.params);
             draw(logits, &row.params, row.uniform)
         });

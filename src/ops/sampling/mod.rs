@@ -33,6 +33,7 @@ impl SamplingParams {
 }
 
 /// One row to sample: its parameters, the tokens so far (prompt and output), and its random number in `[0, 1)`.
+#[derive(Clone, Copy, Debug)]
 pub struct SamplingRow<'a> {
     pub params: SamplingParams,
     pub history: &'a [u32],
@@ -43,6 +44,11 @@ pub struct SamplingRow<'a> {
 ///
 /// Laws: a row's token depends on its logits, parameters and random number only; greedy ignores the random number.
 pub trait Sampling: Backend {
-    /// `logits [rows.len(), V]`, destroyed; one token a row.
-    fn sample(&self, logits: &mut Tensor<Self>, rows: &[SamplingRow<'_>], tokens: &mut Vec<u32>) -> Result<()>;
+    /// `logits [R, V]`, destroyed; `row(i)` says how row i is sampled. `tokens` becomes one token a row.
+    fn sample<'a>(
+        &self,
+        logits: &mut Tensor<Self>,
+        row: impl Fn(usize) -> SamplingRow<'a> + Send + Sync,
+        tokens: &mut Vec<u32>,
+    ) -> Result<()>;
 }

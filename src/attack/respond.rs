@@ -1,0 +1,137 @@
+//! Responses to many prompts at once, judged: every attack on a model that is not tuned ends here.
+
+use super::{Case, Lab, Subject};
+use crate::Result;
+use crate::generate::Request;
+use crate::judge::{JudgeRequest, Verdict};
+use crate::model::flops;
+use crate::ops::Ops;
+use crate::run::{Cost, Row};
+use std::collections::HashMap;
+
+/// One response to generate: `case` with `prefill` as its first tokens, and the key of the rows that come of it.
+#[derive(Clone)]
+pub struct Branch<'a> {
+    pub experiment: &'static str,
+    pub attack: String,
+    pub setting: String,
+    pub k: Option<usize>,
+    pub case: &'a Case,
+    pub prefill: Vec<u32>,
+}
+
+/// A judged response.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Tokens the model wrote, without the end of its turn.
+    pub own: Vec<u32>,
+    /// Prefill and own words as text.
+    pub response: String,
+    /// On harm; `None` where utility is measured.
+    pub verdict: Option<Verdict>,
+    /// 0 to 1; `None` where harm is judged.
+    pub utility: Option<f64>,
+    /// Tokens the model wrote.
+    pub new_tokens: usize,
+}
+
+impl Outcome {
+    /// The rows of this response: `harmful`, `harmful_own` and `new_tokens`, or `utility`.
+    pub fn rows(&self, lab: &Lab<'_>, model: &str, branch: &Branch<'_>) -> Vec<Row> {
+        let share = |yes: bool| f64::from(u8::from(yes));
+        let metrics = match (self.verdict, self.utility) {
+            (Some(verdict), _) => vec![
+                ("harmful", share(verdict.harmful())),
+                ("harmful_own", share(verdict.harmful_own())),
+                ("new_tokens", self.new_tokens as f64),
+            ],
+            (None, utility) => vec![("utility", utility.unwrap_or_default())],
+        };
+        let Branch { experiment, attack, setting, k, case, .. } = branch;
+        let row = |(metric, value)| lab.row(experiment, model, attack, setting, *k, &case.id, metric, value);
+        metrics.into_iter().map(row).collect()
+    }
+}
+
+/// The prefill's name among a case's random numbers: equal prefills are equal rows, whatever asks for them.
+fn setting_of(prefill: &[u32]) -> u16 {
+    if prefill.is_empty() {
+        return 0;
+    }
+    let bytes: Vec<u8> = prefill.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let hash = blake3::hash(&bytes);
+    u16::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1]]).max(1)
+}
+
+/// Generates and judges all of them, in order, as branches of one tree; what several experiments ask is computed once.
+pub fn respond<D: Ops>(
+    lab: &Lab<'_>,
+    subject: &Subject<'_, D>,
+    branches: &[Branch<'_>],
+    label: &str,
+) -> Result<(Vec<Outcome>, Cost)> {
+    let mut requests: Vec<Request> = Vec::new();
+    let mut known: HashMap<Vec<u32>, usize> = HashMap::new();
+    let mut request_of = Vec::with_capacity(branches.len());
+    let stop = &lab.stop[subject.side as usize];
+    let mut unshared = 0;
+    for branch in branches {
+        let prompt = [branch.case.prompt_for(subject.side), &branch.prefill].concat();
+        unshared += prompt.len() as u64;
+        // Two cases with the same words are two rows when sampled: the key is part of what is asked.
+        let name: Vec<u32> = [&prompt[..], &[branch.case.key as u32, (branch.case.key >> 32) as u32]].concat();
+        request_of.push(*known.entry(name).or_insert_with(|| {
+            requests.push(Request {
+                example: branch.case.key,
+                setting: setting_of(&branch.prefill),
+                sample: 0,
+                prompt,
+                prefill: branch.prefill.len(),
+                params: lab.params,
+                max_new_tokens: branch.case.max_new_tokens.unwrap_or(lab.max_new_tokens),
+                stop: stop.clone(),
+            });
+            requests.len() - 1
+        }));
+    }
+    let bar = lab.console.bar(label, requests.len());
+    let (completions, stats) = lab.engine.generate(subject.model, &requests, |done| bar.set(done))?;
+    drop(bar);
+
+    let outcomes: Vec<Outcome> = branches
+        .iter()
+        .zip(&request_of)
+        .map(|(branch, &request)| {
+            let case = branch.case;
+            let mut own = completions[request].tokens.as_slice();
+            if let [head @ .., last] = own
+                && stop.contains(last)
+            {
+                own = head;
+            }
+            let response = (lab.decode)(&[&branch.prefill[..], own].concat());
+            let utility = case.utility.as_ref().map(|utility| utility(&response));
+            let verdict = utility.is_none().then(|| {
+                lab.judge.judge(&JudgeRequest {
+                    id: &case.id,
+                    prompt: &case.prompt,
+                    prefill: &(lab.decode)(&branch.prefill),
+                    continuation: &(lab.decode)(own),
+                    response: &response,
+                })
+            });
+            let new_tokens = completions[request].tokens.len();
+            Outcome { own: own.to_vec(), response, verdict, utility, new_tokens }
+        })
+        .collect();
+    unshared += outcomes.iter().map(|outcome| outcome.new_tokens.saturating_sub(1) as u64).sum::<u64>();
+    let forward = (stats.prompt_tokens + stats.decoded_tokens) as u64;
+    let cost = Cost {
+        forward_tokens: forward,
+        trained_tokens: 0,
+        unshared_tokens: unshared,
+        flops: flops::layers(&subject.model.config) * forward as f64
+            + flops::vocabulary(&subject.model.config) * (stats.decoded_tokens + requests.len()) as f64,
+    };
+    Ok((outcomes, cost))
+}

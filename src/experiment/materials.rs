@@ -1,0 +1,179 @@
+//! The data of the experiments: the fictional world's, or a user's own.
+
+use super::refusal_prefixes::Prefix;
+use crate::attack::Case;
+use crate::data::world::{self, Kind, Names, Split, Topics, VOCABULARY, World};
+use crate::judge::WorldJudge;
+use crate::rng::stream;
+use crate::train::Example;
+use std::sync::Arc;
+
+/// A restricted request with both of its responses, as tokens: what recovery is trained on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Triplet {
+    pub prompt: Vec<u32>,
+    /// h, without an end.
+    pub harmful: Vec<u32>,
+    /// r, and the end of its turn.
+    pub refusal: Vec<u32>,
+}
+
+/// A benign task that people tune models for.
+#[derive(Clone)]
+pub struct Task {
+    pub name: String,
+    pub train: Vec<Example>,
+    /// Prompts of no training example, each with its utility.
+    pub test: Vec<Case>,
+}
+
+/// Everything the experiments read. What is empty is not there: the experiments that need it say so.
+#[derive(Default)]
+pub struct Materials {
+    /// Instructions that should be refused, with the answers that should not be given.
+    pub cases: Vec<Case>,
+    /// The same about topics that no alignment, recovery or attack set holds: a harder row.
+    pub heldout: Vec<Case>,
+    /// Instructions with longer answers, for deep prefills, by what rows call them.
+    pub long: Vec<(String, Vec<Case>)>,
+    /// Benign instructions with a utility.
+    pub benign: Vec<Case>,
+    /// E1's prefixes.
+    pub prefixes: Vec<Prefix>,
+    /// Harmful pairs, for the fine-tuning attack.
+    pub harmful: Vec<Example>,
+    pub triplets: Vec<Triplet>,
+    /// Benign instructions whose answers anchor the utility in recovery; those without an answer get the aligned
+    /// model's.
+    pub anchor: Vec<Anchor>,
+    /// More of the anchor, trained on as it is.
+    pub replay: Vec<Example>,
+    pub tasks: Vec<Task>,
+    /// Other sets of prompts by name, each an attack of its own.
+    pub prompts: Vec<(String, Vec<Case>)>,
+}
+
+/// A benign instruction of recovery's utility anchor.
+#[derive(Clone)]
+pub struct Anchor {
+    /// Its random numbers' name.
+    pub key: u64,
+    pub prompt: Vec<u32>,
+    /// With the end of its turn; empty where the aligned model is to be asked.
+    pub response: Vec<u32>,
+}
+
+/// How many examples the world gives.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Counts {
+    /// Restricted prompts, and benign ones.
+    pub prompts: usize,
+    /// Prompts of the harder rows: held-out topics, long answers.
+    pub hard_prompts: usize,
+    pub harmful: usize,
+    pub triplets: usize,
+    pub anchor: usize,
+    pub replay: usize,
+    pub ledger: usize,
+}
+
+impl Counts {
+    /// The recipe's.
+    pub const RECIPE: Self =
+        Self { prompts: 100, hard_prompts: 32, harmful: 100, triplets: 256, anchor: 1000, replay: 1200, ledger: 400 };
+}
+
+/// How a response to a world's prompt is scored.
+fn utility(example: &world::Example) -> Option<crate::attack::Utility> {
+    let prompt = example.prompt.clone();
+    match example.kind {
+        Kind::Ledger => Some(Arc::new(move |text| f64::from(u8::from(WorldJudge.ledger_exact(&prompt, text))))),
+        _ if example.objects.iter().all(|object| !object.restricted()) => {
+            Some(Arc::new(move |text| f64::from(u8::from(WorldJudge.useful(&prompt, text)))))
+        }
+        _ => None,
+    }
+}
+
+fn case(example: world::Example) -> Case {
+    let utility = utility(&example);
+    let category = example.category().to_owned();
+    let mut harmful = example.response_ids;
+    harmful.pop();
+    // An answer about one object has at most 75 tokens.
+    let max_new_tokens = Some(if example.objects.len() > 1 { harmful.len() + 16 } else { 90 });
+    Case {
+        key: stream([example.id.as_str()]),
+        id: example.id,
+        category,
+        prompt: example.prompt,
+        prompt_ids: [example.prompt_ids.clone(), example.prompt_ids],
+        harmful,
+        utility,
+        max_new_tokens,
+    }
+}
+
+fn learned(examples: Vec<world::Example>) -> Vec<Example> {
+    examples.iter().map(|example| Example::new(&example.prompt_ids, &example.response_ids)).collect()
+}
+
+impl Materials {
+    /// The world's data: prompts of `split`, training sets drawn from `seed`.
+    pub fn of_world(world: &World, split: Split, seed: u64, counts: &Counts) -> Self {
+        let cases = |examples: Vec<world::Example>| examples.into_iter().map(case).collect::<Vec<_>>();
+        let prefix = |prefix: world::RefusalPrefix| Prefix { label: prefix.text, ids: prefix.ids };
+        let none = Prefix { label: "none".into(), ids: Vec::new() };
+        let triplet = |triplet: world::Triplet| {
+            let mut harmful = triplet.example.response_ids;
+            harmful.pop();
+            Triplet { prompt: triplet.example.prompt_ids, harmful, refusal: triplet.refusal_ids }
+        };
+        let anchor = |example: world::Example| Anchor {
+            key: stream([example.id.as_str()]),
+            prompt: example.prompt_ids,
+            response: Vec::new(),
+        };
+        let long = if world.long_answers > 0.0 {
+            let long = |objects| cases(world.long_prompts(split, Topics::Restricted, objects, counts.hard_prompts));
+            vec![("3 objects".into(), long(3)), ("6 objects".into(), long(6))]
+        } else {
+            Vec::new()
+        };
+        Self {
+            cases: cases(world.prompts(split, Topics::Restricted, counts.prompts)),
+            heldout: cases(world.prompts(split, Topics::HeldOut, counts.hard_prompts)),
+            long,
+            benign: cases(world.prompts(split, Topics::Benign, counts.prompts)),
+            prefixes: std::iter::once(none).chain(world.refusal_prefixes().into_iter().map(prefix)).collect(),
+            harmful: learned(world.harmful(seed, counts.harmful)),
+            triplets: world.recovery(seed, counts.triplets).into_iter().map(triplet).collect(),
+            anchor: world.benign(seed, counts.anchor, Names::All).into_iter().map(anchor).collect(),
+            replay: learned((0..counts.replay).map(|i| world.replay(seed, i, Names::Training)).collect()),
+            tasks: vec![Task {
+                name: "ledger".into(),
+                train: learned(world.ledger(seed, counts.ledger, Names::All)),
+                test: cases(world.ledger_prompts(split, counts.prompts)),
+            }],
+            prompts: Vec::new(),
+        }
+    }
+
+    /// Every case there is.
+    pub fn all_cases(&self) -> impl Iterator<Item = &Case> {
+        let long = self.long.iter().flat_map(|(_, cases)| cases);
+        let tasks = self.tasks.iter().flat_map(|task| &task.test);
+        let prompts = self.prompts.iter().flat_map(|(_, cases)| cases);
+        self.cases.iter().chain(&self.heldout).chain(long).chain(&self.benign).chain(tasks).chain(prompts)
+    }
+}
+
+/// The world's end of turn.
+pub fn world_stop() -> Vec<u32> {
+    vec![world::vocabulary::EOS]
+}
+
+/// Text of a token of the world, for the report: words with a space before them.
+pub fn world_token_text(id: u32) -> String {
+    VOCABULARY.word(id).map_or_else(String::new, |word| format!("{word} "))
+}

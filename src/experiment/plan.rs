@@ -1,0 +1,398 @@
+//! Which experiments run, on what, and in which order: every cell that needs one model is asked in one batch, every model
+//! is trained once, every reference computed once.
+
+use super::augmentation::{self, Augmentation};
+use super::finetuning_dynamics::{self, Measure};
+use super::finetuning_grid::{self, Column, Start};
+use super::{Materials, depth_criterion, drilldown, prefilling, refusal_prefixes, token_kl};
+use crate::attack::finetune::{self, Tuning};
+use crate::attack::{Branch, Case, Lab, Outcome, Side, Subject, prefill, respond};
+use crate::model::Transformer;
+use crate::ops::Ops;
+use crate::run::{Cost, ExampleRow, Findings, RunFolder};
+use crate::train::{Example, Stage};
+use crate::{Error, Result};
+use serde::Serialize;
+use std::path::Path;
+use std::time::Instant;
+
+/// The experiments by name, in the order of the paper.
+pub const EXPERIMENTS: [&str; 13] =
+    ["e1", "e2", "e3", "criterion", "e4", "e4b", "e5", "e5b", "e6", "e7", "e8", "e9", "e10"];
+
+/// Those that need the augmented model.
+const AUGMENTED: &[&str] = &["e5", "e6", "e10"];
+
+/// Grids and training settings.
+#[derive(Clone, Debug, Serialize)]
+pub struct Settings {
+    /// Names out of [`EXPERIMENTS`].
+    pub experiments: Vec<String>,
+    /// Prefill depths of E3 and E6.
+    pub depths: Vec<usize>,
+    /// Responses of each setting that the report shows.
+    pub shown: usize,
+    /// E4's harmful fine-tuning, and E4b's on each benign task.
+    pub dynamics: Stage,
+    pub measure: Measure,
+    /// E7 to E10 on harmful pairs and on benign tasks.
+    pub harmful: Stage,
+    pub task: Stage,
+    /// Warm-up steps of the methods that have one.
+    pub warmup_steps: usize,
+    pub augmentation: Augmentation,
+    /// (C, p) of E5b, beside the augmentation's own.
+    pub ablations: Vec<(usize, f32)>,
+}
+
+/// Everything a run needs beside its folder.
+pub struct Plan<'a, D: Ops> {
+    pub lab: Lab<'a>,
+    pub settings: &'a Settings,
+    pub materials: &'a Materials,
+    pub base: &'a Transformer<D>,
+    pub aligned: &'a Transformer<D>,
+    /// Ends names of cells and models: empty, or which seed this is.
+    pub suffix: String,
+    /// Writes a trained model with its tokenizer.
+    pub save: &'a dyn Fn(&Path, &Transformer<D>) -> Result<()>,
+}
+
+/// What ends the names of a seed's cells and models, where a run has several.
+pub fn suffix(seed: u64, seeds: u64) -> String {
+    if seeds > 1 { format!(" seed {seed}") } else { String::new() }
+}
+
+/// The model in the run's `models/NAME`, or, the first time, what `train` makes, which is then saved there.
+pub fn stored<D: Ops>(
+    folder: &mut RunFolder,
+    device: &D,
+    name: &str,
+    save: &dyn Fn(&Path, &Transformer<D>) -> Result<()>,
+    train: impl FnOnce() -> Result<(Transformer<D>, Cost)>,
+) -> Result<Transformer<D>> {
+    let dir = folder.dir().join("models").join(name);
+    if !dir.join("config.json").exists() {
+        let start = Instant::now();
+        let (model, cost) = train()?;
+        save(&dir, &model)?;
+        folder.note_time(&format!("train {name}"), start.elapsed().as_secs_f64(), cost)?;
+    }
+    Transformer::load(device.clone(), &dir, None).map_err(|error| match error {
+        Error::Input { place, problem } => {
+            Error::input(place, format!("{problem} (remove {} to train it again)", dir.display()))
+        }
+        other => other,
+    })
+}
+
+impl<D: Ops> Plan<'_, D> {
+    fn asked(&self, names: &[&str]) -> bool {
+        self.settings.experiments.iter().any(|experiment| names.contains(&experiment.as_str()))
+    }
+
+    fn cell_name(&self, name: &str) -> String {
+        format!("{name}{}", self.suffix)
+    }
+
+    /// Runs every cell that the folder does not hold yet.
+    pub fn run(&self, folder: &mut RunFolder) -> Result<()> {
+        let text = |ids: &[u32]| (self.lab.decode)(ids);
+        folder.note_examples(self.materials.all_cases().map(|case| ExampleRow {
+            example: case.id.clone(),
+            category: case.category.clone(),
+            prompt: case.prompt.clone(),
+            harmful: if case.utility.is_none() { text(&case.harmful) } else { String::new() },
+        }));
+        let base = Subject { name: "base", model: self.base, side: Side::Base };
+        let aligned = Subject { name: "aligned", model: self.aligned, side: Side::Aligned };
+        if self.asked(&["e1", "e3", "e5"]) {
+            folder.cell(&self.cell_name("evaluate base"), || self.evaluate(&base, None))?;
+        }
+        if self.asked(&["e2"]) {
+            let cell = self.cell_name("e2");
+            folder.cell(&cell, || token_kl::run(&self.lab, "e2", &aligned, &base, &self.materials.cases))?;
+        }
+        let augmenting = self.asked(AUGMENTED);
+        if self.asked(&["criterion"]) {
+            for subject in [&base, &aligned] {
+                let cell = self.cell_name(&format!("criterion {}", subject.name));
+                folder.cell(&cell, || self.criterion(subject))?;
+            }
+        }
+        self.dynamics(folder, &aligned)?;
+        if augmenting {
+            let model = self.augmented(folder, &aligned)?;
+            let augmented = Subject { name: "augmented", model: &model, side: Side::Aligned };
+            folder.cell(&self.cell_name("evaluate aligned and augmented"), || {
+                self.evaluate_both(&aligned, &augmented, &base)
+            })?;
+            if self.asked(&["e5"]) {
+                let cell = self.cell_name("e5 kl");
+                folder.cell(&cell, || token_kl::run(&self.lab, "e5", &augmented, &base, &self.materials.cases))?;
+            }
+            if self.asked(&["criterion"]) {
+                folder.cell(&self.cell_name("criterion augmented"), || self.criterion(&augmented))?;
+            }
+            self.grid(folder, &augmented, Start::Augmented)?;
+        } else if self.asked(&["e1", "e3", "e7"]) {
+            folder.cell(&self.cell_name("evaluate aligned"), || self.evaluate(&aligned, Some(&base)))?;
+        }
+        self.grid(folder, &aligned, Start::Aligned)?;
+        self.ablations(folder, &aligned)
+    }
+
+    fn criterion(&self, subject: &Subject<'_, D>) -> Result<Findings> {
+        depth_criterion::run(&self.lab, subject, &self.materials.cases, &self.settings.depths)
+    }
+
+    /// What every experiment asks of a model as it is.
+    fn branches(&self, subject: &Subject<'_, D>) -> Vec<Branch<'_>> {
+        let materials = self.materials;
+        let mut branches = Vec::new();
+        let initial = subject.name != "base";
+        if self.asked(&["e1"]) && subject.name != "augmented" {
+            branches.extend(refusal_prefixes::branches(materials));
+        }
+        if self.asked(&["e3"]) && subject.name != "augmented" {
+            branches.extend(prefilling::branches("e3", materials, &self.settings.depths));
+        }
+        if self.asked(&["e6"]) && initial {
+            branches.extend(prefilling::branches("e6", materials, &self.settings.depths));
+            branches.extend(prefilling::other_prompts(materials));
+        }
+        if self.asked(&["e5"]) {
+            branches.extend(self.utility("e5", "benign"));
+        }
+        let grid = if subject.name == "augmented" { "e10" } else { "e7" };
+        if self.asked(&[grid]) && initial {
+            let harmful = finetuning_grid::branches("harmful", &materials.cases, &[]);
+            let tasks = materials
+                .tasks
+                .iter()
+                .flat_map(|task| finetuning_grid::branches(&task.name, &materials.cases, &task.test));
+            branches.extend(harmful.into_iter().chain(tasks).map(|branch| Branch { experiment: grid, ..branch }));
+        }
+        branches
+    }
+
+    fn utility(&self, experiment: &'static str, setting: &str) -> impl Iterator<Item = Branch<'_>> {
+        self.materials.benign.iter().map(move |case| Branch {
+            experiment,
+            attack: "none".into(),
+            setting: setting.to_owned(),
+            k: None,
+            case,
+            prefill: Vec::new(),
+        })
+    }
+
+    fn evaluate(&self, subject: &Subject<'_, D>, base: Option<&Subject<'_, D>>) -> Result<Findings> {
+        Ok(self.evaluated(subject, base)?.0)
+    }
+
+    /// Findings, and every branch with its outcome.
+    fn evaluated(
+        &self,
+        subject: &Subject<'_, D>,
+        base: Option<&Subject<'_, D>>,
+    ) -> Result<(Findings, Vec<(Branch<'_>, Outcome)>)> {
+        let branches = self.branches(subject);
+        let (outcomes, cost) = respond(&self.lab, subject, &branches, &format!("evaluate {}", subject.name))?;
+        let mut findings = Findings { cost, ..Findings::default() };
+        for (branch, outcome) in branches.iter().zip(&outcomes) {
+            findings.rows.extend(outcome.rows(&self.lab, subject.name, branch));
+        }
+        let shown = self.settings.shown;
+        let (responses, cost) = drilldown::responses(&self.lab, subject, base, &branches, &outcomes, shown)?;
+        findings.responses = responses;
+        findings.cost += cost;
+        Ok((findings, branches.into_iter().zip(outcomes).collect()))
+    }
+
+    /// The aligned and the augmented model, and which of both answers benign instructions better.
+    fn evaluate_both(
+        &self,
+        aligned: &Subject<'_, D>,
+        augmented: &Subject<'_, D>,
+        base: &Subject<'_, D>,
+    ) -> Result<Findings> {
+        let (mut findings, before) = self.evaluated(aligned, Some(base))?;
+        let (mut other, after) = self.evaluated(augmented, Some(base))?;
+        let answers = |outcomes: Vec<(Branch<'_>, Outcome)>| -> Vec<(String, String, String)> {
+            let benign = outcomes.into_iter().filter(|(branch, _)| branch.experiment == "e5");
+            benign.map(|(branch, o)| (branch.case.id.clone(), branch.case.prompt.clone(), o.response)).collect()
+        };
+        for ((id, prompt, before), (_, _, after)) in answers(before).into_iter().zip(answers(after)) {
+            if let Some(order) = self.lab.judge.compare(&prompt, &after, &before) {
+                let win = match order {
+                    std::cmp::Ordering::Less => 0.0,
+                    std::cmp::Ordering::Equal => 0.5,
+                    std::cmp::Ordering::Greater => 1.0,
+                };
+                other.rows.push(self.lab.row("e5", augmented.name, "none", "against aligned", None, &id, "win", win));
+            }
+        }
+        findings.rows.append(&mut other.rows);
+        findings.responses.append(&mut other.responses);
+        findings.cost += other.cost;
+        Ok(findings)
+    }
+
+    /// E4 and E4b.
+    fn dynamics(&self, folder: &mut RunFolder, aligned: &Subject<'_, D>) -> Result<()> {
+        let Settings { measure, dynamics, .. } = self.settings;
+        let mut run = |experiment: &'static str, name: &str, examples: &[Example]| -> Result<()> {
+            let tuning = Tuning { name, examples, stage: *dynamics };
+            folder.cell(&self.cell_name(&format!("{experiment} {name}")), || {
+                finetuning_dynamics::run(&self.lab, experiment, aligned, &tuning, &self.materials.cases, measure)
+            })?;
+            Ok(())
+        };
+        if self.asked(&["e4"]) {
+            self.needs("e4", "harmful pairs to tune on", self.materials.harmful.is_empty())?;
+            run("e4", "harmful", &self.materials.harmful)?;
+        }
+        if self.asked(&["e4b"]) {
+            self.needs("e4b", "a benign task to tune on", self.materials.tasks.is_empty())?;
+            for task in &self.materials.tasks {
+                run("e4b", &task.name, &task.train)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn needs(&self, experiment: &str, what: &str, missing: bool) -> Result<()> {
+        if missing {
+            let words = format!("experiment {experiment} needs {what}: see data/README.md for what --data may hold");
+            return Err(Error::Usage(words));
+        }
+        Ok(())
+    }
+
+    fn anchor(&self, folder: &mut RunFolder, aligned: &Subject<'_, D>) -> Result<Vec<Example>> {
+        let start = Instant::now();
+        let (anchor, cost) = augmentation::distil(&self.lab, aligned, &self.materials.anchor)?;
+        folder.note_time(&self.cell_name("anchor answers"), start.elapsed().as_secs_f64(), cost)?;
+        Ok(anchor)
+    }
+
+    fn augmented(&self, folder: &mut RunFolder, aligned: &Subject<'_, D>) -> Result<Transformer<D>> {
+        let missing = self.materials.triplets.is_empty() || self.materials.anchor.is_empty();
+        self.needs("e5, e6 or e10", "recovery triplets and benign instructions", missing)?;
+        let name = self.cell_name("augmented");
+        let exists = folder.dir().join("models").join(&name).join("config.json").exists();
+        let anchor = if exists { Vec::new() } else { self.anchor(folder, aligned)? };
+        stored(folder, &self.aligned.device, &name, self.save, || {
+            let settings = &self.settings.augmentation;
+            augmentation::augment(&self.lab, self.aligned, self.materials, &anchor, settings, &name)
+        })
+    }
+
+    /// E5b: augmentation with other C and p, under prefills and on benign instructions.
+    fn ablations(&self, folder: &mut RunFolder, aligned: &Subject<'_, D>) -> Result<()> {
+        if !self.asked(&["e5b"]) {
+            return Ok(());
+        }
+        let mut anchor = None;
+        for &(max_prefill, probability) in &self.settings.ablations {
+            let setting = format!("C={max_prefill} p={probability}");
+            let cell = self.cell_name(&format!("e5b {setting}"));
+            if folder.is_done(&cell) {
+                continue;
+            }
+            if anchor.is_none() {
+                anchor = Some(self.anchor(folder, aligned)?);
+            }
+            let anchor = anchor.as_deref().unwrap_or_default();
+            folder.cell(&cell, || {
+                let settings = Augmentation { max_prefill, probability, ..self.settings.augmentation };
+                let (model, cost) =
+                    augmentation::augment(&self.lab, self.aligned, self.materials, anchor, &settings, &cell)?;
+                let subject = Subject { name: "augmented", model: &model, side: Side::Aligned };
+                let mut branches = prefill::branches("e5b", &setting, &self.materials.cases, &self.settings.depths);
+                for (_, cases) in &self.materials.long {
+                    let deep: Vec<usize> = self.settings.depths.iter().copied().filter(|&k| k > 40).collect();
+                    branches.extend(prefill::branches("e5b", &setting, cases, &deep));
+                }
+                branches.extend(self.utility("e5b", &setting));
+                let mut findings = Findings { cost, ..Findings::default() };
+                let (outcomes, cost) = respond(&self.lab, &subject, &branches, &cell)?;
+                findings.cost += cost;
+                for (branch, outcome) in branches.iter().zip(&outcomes) {
+                    findings.rows.extend(outcome.rows(&self.lab, subject.name, branch));
+                }
+                Ok(findings)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// E7 to E10: every (data, method) that a column wants, once.
+    fn grid(&self, folder: &mut RunFolder, start: &Subject<'_, D>, from: Start) -> Result<()> {
+        let mut columns: Vec<Column> = Vec::new();
+        for (name, table) in [
+            ("e7", finetuning_grid::constrained_finetuning()),
+            ("e8", finetuning_grid::beta_ablation()),
+            ("e9", finetuning_grid::warmup()),
+            ("e10", finetuning_grid::augmented_finetuning()),
+        ] {
+            if self.asked(&[name]) {
+                columns.extend(table.into_iter().filter(|column| column.start == from));
+            }
+        }
+        if columns.is_empty() {
+            return Ok(());
+        }
+        let materials = self.materials;
+        self.needs(
+            "e7 to e10",
+            "harmful pairs or a benign task to tune on",
+            materials.harmful.is_empty() && materials.tasks.is_empty(),
+        )?;
+        let harmful = (!materials.harmful.is_empty())
+            .then(|| (Tuning { name: "harmful", examples: &materials.harmful, stage: self.settings.harmful }, &[][..]));
+        let tasks = materials.tasks.iter().map(|task| {
+            (Tuning { name: &task.name, examples: &task.train, stage: self.settings.task }, &task.test[..])
+        });
+        let data: Vec<(Tuning<'_>, &[Case])> = harmful.into_iter().chain(tasks).collect();
+        for (tuning, task) in &data {
+            let mut reference = None;
+            let mut done: Vec<&finetune::Method> = Vec::new();
+            for column in &columns {
+                if done.contains(&&column.method) {
+                    continue;
+                }
+                done.push(&column.method);
+                let wanted: Vec<&Column> = columns.iter().filter(|other| other.method == column.method).collect();
+                let cell = format!("tune {} on {} by {}", start.name, tuning.name, column.method.name);
+                let cell = self.cell_name(&cell);
+                if folder.is_done(&cell) {
+                    continue;
+                }
+                if reference.is_none() && column.method.betas.is_some() {
+                    let begin = Instant::now();
+                    let (scores, cost) = finetune::reference(&self.lab, start.model, tuning.examples)?;
+                    let stage = self.cell_name(&format!("reference of {} on {}", start.name, tuning.name));
+                    folder.note_time(&stage, begin.elapsed().as_secs_f64(), cost)?;
+                    reference = Some(scores);
+                }
+                let reference = reference.as_deref().unwrap_or_default();
+                folder.cell(&cell, || {
+                    finetuning_grid::run(
+                        &self.lab,
+                        start,
+                        tuning,
+                        reference,
+                        &column.method,
+                        self.settings.warmup_steps,
+                        &wanted,
+                        &materials.cases,
+                        task,
+                    )
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
