@@ -10,6 +10,7 @@ use safedepth::report::{self, Report, svg};
 use safedepth::run::Row;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 use support_report::{Rows, everything, write_rows, write_run};
 
 /// The elements of HTML that have no end.
@@ -152,7 +153,7 @@ fn claims_of_a_run_like_the_paper_hold() {
 #[test]
 fn a_claim_that_fails_is_said_to_fail() {
     let set = |change: &dyn Fn(&mut Row)| {
-        let mut rows = everything(60, 1);
+        let mut rows = everything(30, 1);
         rows.iter_mut().for_each(change);
         claims::check(&rows, "")
     };
@@ -254,9 +255,34 @@ fn only_results_must_be_there_and_damage_is_located() {
     std::fs::write(dir.path().join("results.csv"), format!("{header}\ne1,base,prefix,none,,0,a,harmful,much\n"))
         .unwrap();
     assert!(error(dir.path()).contains("results.csv:2: "), "{}", error(dir.path()));
-    // Rows of nothing are a report of nothing.
+    // Rows of nothing are a report of nothing: old figures go, a user's own stay.
+    let plots = dir.path().join("plots");
+    assert!(plots.join("e1_harmful.svg").exists());
+    std::fs::write(plots.join("mine.svg"), "").unwrap();
     std::fs::write(dir.path().join("results.csv"), format!("{header}\n")).unwrap();
     assert!(report::write(dir.path()).unwrap().summary.is_empty());
+    assert!(!plots.join("e1_harmful.svg").exists() && plots.join("mine.svg").exists());
+}
+
+#[test]
+fn the_command_writes_the_report_and_prints_it() {
+    let dir = tempfile::tempdir().unwrap();
+    write_run(dir.path(), 20, 1);
+    let command = |options: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_safedepth"));
+        let output = command.arg("report").arg(dir.path()).args(options).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let printed = command(&[]);
+    for words in ["E3  Prefilling attack", "Held-out topics, e3", "Claims of the paper", "holds"] {
+        assert!(printed.contains(words), "{words}: {printed}");
+    }
+    for name in ["summary.csv", "claims.csv", "report.html", "plots/e3_harmful.svg"] {
+        assert!(dir.path().join(name).exists(), "{name}");
+    }
+    let lines = command(&["--json"]);
+    assert!(lines.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
 }
 
 #[test]

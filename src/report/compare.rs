@@ -153,14 +153,12 @@ fn flatten(name: &str, value: &Value, leaves: &mut BTreeMap<String, String>) {
 impl Line {
     /// The setting in words.
     fn name(&self) -> String {
-        let k = self.k.map(|k| format!("k = {k}"));
-        let positions = (!self.positions.is_empty()).then(|| format!("positions {}", self.positions));
-        let held_out = (self.part == HELD_OUT).then(|| "held out".to_owned());
-        let words =
-            [Some(self.model.clone()), Some(self.attack.clone()), Some(self.setting.clone()), k, positions, held_out];
-        let words: Vec<String> =
-            words.into_iter().flatten().filter(|word| !word.is_empty() && word != "none").collect();
-        words.join(", ")
+        let k = self.k.map_or_else(String::new, |k| format!("k = {k}"));
+        let positions = if self.positions.is_empty() { String::new() } else { format!("positions {}", self.positions) };
+        let attack = if self.attack == "none" { "" } else { &self.attack };
+        let held_out = if self.part == HELD_OUT { "held out" } else { "" };
+        let words = [&self.model, attack, &self.setting, &k, &positions, held_out];
+        words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(", ")
     }
 
     fn cells(&self) -> Vec<Cell> {

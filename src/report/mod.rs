@@ -41,11 +41,25 @@ pub fn write(dir: &Path) -> Result<Report> {
     claims::write_csv(&dir.join("claims.csv"), &report.claims)?;
     let plots = dir.join("plots");
     std::fs::create_dir_all(&plots).map_err(Error::io("create", &plots))?;
+    remove_old(&plots, &report.figures)?;
     for figure in &report.figures {
         write_atomic(&plots.join(format!("{}.svg", figure.file)), svg::standalone(&figure.svg).as_bytes())?;
     }
     write_atomic(&dir.join("report.html"), html::page(&run, &report).as_bytes())?;
     Ok(report)
+}
+
+/// Removes figures that earlier rows had and these do not; files of other names stay.
+fn remove_old(plots: &Path, figures: &[Figure]) -> Result<()> {
+    for entry in std::fs::read_dir(plots).map_err(Error::io("read", plots))?.flatten() {
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        let Some(stem) = name.strip_suffix(".svg") else { continue };
+        let known = stem.split_once('_').is_some_and(|(id, _)| experiments::find(id).is_some());
+        if known && !figures.iter().any(|figure| figure.file == stem) {
+            std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        }
+    }
+    Ok(())
 }
 
 impl Report {
