@@ -118,7 +118,7 @@ impl Size {
             settings.betas = [0.1, 2.0].map(BetaSchedule::Uniform).to_vec();
             settings.betas.push(BetaSchedule::Paper);
             Self {
-                base: Stage { steps: 700, batch_size: 12, ..organism::BASE },
+                base: Stage { batch_size: 24, ..organism::BASE },
                 aligned: Stage { steps: 100, batch_size: 20, ..organism::ALIGNED },
                 counts: Counts { prompts: 24, hard_prompts: 8, anchor: 400, ..Counts::RECIPE },
                 settings,
