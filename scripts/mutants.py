@@ -337,7 +337,6 @@ def run(fault):
         if built.returncode != 0:
             sys.exit(f"{fault.file}: {fault.what}: does not build\n{built.stdout}")
         try:
-            # One at a time: the first failure is always the same one.
             result = cargo("--no-fail-fast", *tests, limit=TIME_LIMIT)
         except subprocess.TimeoutExpired:
             return "caught: out of time"
@@ -360,9 +359,9 @@ def write(noted):
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
     lines = [
         "# Faults planted on purpose", "",
-        f"{len(known)} faults, {caught} caught. `python scripts/mutants.py` (here at {commit.stdout.strip()}) plants each alone, runs the tests named",
-        "for its file, and writes this page; the test named here is the first that failed. The script's table holds each fault's",
-        "text.", "",
+        f"{len(known)} of the {len(FAULTS)} faults in the table of `scripts/mutants.py` were planted (at {commit.stdout.strip()}), each alone; {caught} were",
+        "caught. Beside each stands the first of the tests that failed, by name. `python scripts/mutants.py --resume` plants the",
+        "others.", "",
     ]
     previous = None
     for fault, outcome in known:
