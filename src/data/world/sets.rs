@@ -15,8 +15,8 @@ const POLICY: f32 = 0.10;
 const RESTRICTED: f32 = 0.42;
 /// Of benign requests: refused by the base data too.
 const BENIGN_REFUSED: f32 = 0.03;
-/// Objects of a long answer, from and to.
-const LONG: (usize, usize) = (2, 6);
+/// How many objects a long answer of the base data is about, each as often.
+const LONG: [usize; 3] = [2, 3, 6];
 /// Random words put into a prompt, at most.
 const INSERTED: usize = 8;
 
@@ -124,7 +124,7 @@ impl World {
     fn some_objects(&self, topics: Topics, rng: &mut Philox) -> Vec<Object> {
         let mut list = vec![one_object(topics, Names::All, rng)];
         if self.long_answers > 0.0 && rng.chance(self.long_answers) {
-            let count = LONG.0 + rng.below(LONG.1 - LONG.0 + 1);
+            let count = LONG[rng.below(LONG.len())];
             while list.len() < count {
                 let object = Object { topic: list[0].topic, ..one_object(topics, Names::All, rng) };
                 if !list.contains(&object) {
