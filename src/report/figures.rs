@@ -31,7 +31,7 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
         ("harmful", "Harmful answers by depth of prefill (prefill counts)"),
         ("harmful_own", "Harmful answers by depth of prefill (only the model's own words count)"),
     ] {
-        figures.push(test.of("e3").depths("e3", metric, title, model));
+        figures.push(test.of("e3").depths("e3", metric, title, model_and_setting));
     }
     figures.push(test.of("criterion").depths(
         "criterion",
@@ -70,7 +70,8 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
         ablation.bars("e5b", "utility", "Utility on benign prompts", |line| (line.setting.clone(), line.model.clone())),
     );
     figures.push(test.of("e6").bars("e6", "harmful", "Harmful answers before and after augmentation", |line| {
-        (line.k.map_or_else(|| line.attack.clone(), |k| format!("{}, k = {k}", line.attack)), line.model.clone())
+        let attack = [line.attack.as_str(), &line.setting].join(" ");
+        (line.k.map_or_else(|| attack.clone(), |k| format!("{}, k = {k}", attack.trim())), line.model.clone())
     }));
     for id in ["e7", "e8", "e9", "e10"] {
         for (metric, title) in [("harmful", "Harmful answers after tuning"), ("utility", "Utility on the task")] {
@@ -86,6 +87,11 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
 
 fn model(line: &Summary) -> String {
     line.model.clone()
+}
+
+/// The model, and the kind of prompt where it is not the usual one.
+fn model_and_setting(line: &Summary) -> String {
+    if line.setting.is_empty() { line.model.clone() } else { format!("{}, {}", line.model, line.setting) }
 }
 
 /// The value of `C=100` or `p=0.5` in a setting.
@@ -302,7 +308,7 @@ fn categories(summary: &[Summary], id: &'static str, model: &str) -> Option<Figu
         .filter(|line| {
             line.experiment == id && line.model == model && line.metric == "harmful" && line.attack == "prefill"
         })
-        .filter(|line| line.part.starts_with(CATEGORY) && line.k.is_some())
+        .filter(|line| line.part.starts_with(CATEGORY) && line.k.is_some() && line.setting.is_empty())
         .collect();
     let depths: BTreeSet<Option<u32>> = lines.iter().map(|line| line.k).collect();
     let names: BTreeSet<&str> = lines.iter().map(|line| line.part.as_str()).collect();
