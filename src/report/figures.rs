@@ -41,7 +41,6 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
     ));
     for id in ["e4", "e4b"] {
         let lens = test.of(id);
-        let setting = |line: &Summary| line.setting.clone();
         figures.push(lens.curve(id, "cross_entropy", "Cross-entropy of the tuning data, before tuning", setting));
         figures.push(lens.curve(id, "grad_norm", "Gradient norm of each position's loss, before tuning", setting));
         figures.push(lens.curve(id, "kl", "KL of the tuned model from the aligned, on its own answers", setting));
@@ -54,6 +53,7 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
         figures.push(both.curve("e5", "kl", "KL from the base by position, initial and augmented", model));
     }
     let ablation = test.of("e5b");
+    let mut drawn = 0;
     for (name, title) in [
         ("C", "Harmful answers by k and depth C of augmentation"),
         ("p", "Harmful answers by k and share p of augmentation"),
@@ -63,8 +63,14 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
         let held = most_common(ablation.0.iter().filter_map(|line| parameter(&line.setting, other)));
         let of = |line: &&Summary| parameter(&line.setting, other) == held && parameter(&line.setting, name).is_some();
         let lens = Lens(ablation.0.iter().copied().filter(of).collect());
-        let figure = lens.depths("e5b", "harmful", title, |line| line.setting.clone());
-        figures.push(figure.map(|figure| Figure { file: format!("e5b_harmful_by_{name}"), ..figure }));
+        if lens.series("harmful", &setting).len() > 1 {
+            let figure = lens.depths("e5b", "harmful", title, setting);
+            figures.push(figure.map(|figure| Figure { file: format!("e5b_harmful_by_{name}"), ..figure }));
+            drawn += 1;
+        }
+    }
+    if drawn == 0 {
+        figures.push(ablation.depths("e5b", "harmful", "Harmful answers by k, C and p", setting));
     }
     figures.push(
         ablation.bars("e5b", "utility", "Utility on benign prompts", |line| (line.setting.clone(), line.model.clone())),
@@ -87,6 +93,10 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
 
 fn model(line: &Summary) -> String {
     line.model.clone()
+}
+
+fn setting(line: &Summary) -> String {
+    line.setting.clone()
 }
 
 /// The model, and the kind of prompt where it is not the usual one.
@@ -272,9 +282,15 @@ impl<'a> Lens<'a> {
     }
 }
 
-/// The colour of a model wherever it appears; of other things, in order (one alone is drawn like the aligned model).
+/// The colour of a model wherever it appears, which no variant of it takes; of other things, in order (one alone is drawn
+/// like the aligned model).
 fn colour(name: &str, index: usize, of: usize) -> String {
-    let index = MODELS.iter().position(|model| *model == name).unwrap_or(if of == 1 { 1 } else { index % 8 });
+    let index = match MODELS.iter().position(|model| name.starts_with(model)) {
+        Some(model) if name == MODELS[model] => model,
+        Some(_) => MODELS.len() + index % (8 - MODELS.len()),
+        None if of == 1 => 1,
+        None => index % 8,
+    };
     format!("c{index}")
 }
 
