@@ -142,11 +142,11 @@ fn a_full_run_says_in_html_what_its_csv_says() {
 
 #[test]
 fn claims_of_a_run_like_the_paper_hold() {
-    for finding in claims::check(&everything(60, 1), "safedepth demo") {
+    for finding in claims::check(&everything(60, 1), |experiments| format!("make {experiments}")) {
         assert_eq!(finding.verdict, Verdict::Holds, "{finding:?}");
         let (value, low, high) = (finding.value.unwrap(), finding.low.unwrap(), finding.high.unwrap());
         assert!(low <= value && value <= high, "{finding:?}");
-        assert_eq!(finding.command, "safedepth demo");
+        assert!(finding.command.ends_with(finding.experiment), "{finding:?}");
     }
 }
 
@@ -155,7 +155,7 @@ fn a_claim_that_fails_is_said_to_fail() {
     let set = |change: &dyn Fn(&mut Row)| {
         let mut rows = everything(30, 1);
         rows.iter_mut().for_each(change);
-        claims::check(&rows, "")
+        claims::check(&rows, |_| String::new())
     };
     let rate = |id: &'static str, k: Option<u32>, metric: &'static str, value: f64| {
         move |row: &mut Row| {
@@ -206,9 +206,9 @@ fn a_claim_that_fails_is_said_to_fail() {
 
 #[test]
 fn what_is_not_measured_is_said_to_be_so() {
-    let findings = claims::check(&[], "");
+    let findings = claims::check(&[], |_| String::new());
     assert!(findings.iter().all(|finding| finding.verdict == Verdict::NotMeasured && finding.value.is_none()));
-    let few = claims::check(&everything(8, 3), "");
+    let few = claims::check(&everything(8, 3), |_| String::new());
     assert!(few.iter().all(|finding| finding.verdict == Verdict::TooFewPrompts), "8 prompts say nothing");
 }
 
@@ -221,7 +221,7 @@ fn held_out_prompts_are_a_row_of_their_own() {
     let summary = summarise(&rows.rows);
     let parts: Vec<(&str, f64, usize)> = summary.iter().map(|line| (line.part.as_str(), line.mean, line.n)).collect();
     assert_eq!(parts, [("test", 0.0, 36), ("heldout", 1.0, 4)]);
-    let findings = claims::check(&rows.rows, "");
+    let findings = claims::check(&rows.rows, |_| String::new());
     assert_eq!(finding(&findings, "shallow-1").value, Some(0.0));
 }
 
@@ -283,6 +283,21 @@ fn the_command_writes_the_report_and_prints_it() {
     }
     let lines = command(&["--json"]);
     assert!(lines.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
+}
+
+#[test]
+fn a_claims_command_makes_its_rows_in_a_folder_of_their_own() {
+    let run = |arguments: &[&str]| Run {
+        manifest: serde_json::json!({ "processes": [{ "arguments": arguments }, { "arguments": ["later"] }] }),
+        ..Run::default()
+    };
+    let demo = run(&["demo", "--output", "a b", "--seed", "3", "--experiments=e1,e2", "--shard", "1/2"]);
+    assert_eq!(demo.command().unwrap(), "safedepth demo --output 'a b' --seed 3 --experiments=e1,e2 --shard 1/2");
+    assert_eq!(demo.command_for("e2,e5"), "safedepth demo --seed 3 --experiments e2,e5");
+    // A suite has no default folder.
+    let suite = run(&["suite", "--output=x", "--base", "it's"]);
+    assert_eq!(suite.command_for("e3"), r"safedepth suite --base 'it'\''s' --output runs/claim --experiments e3");
+    assert_eq!(Run::default().command_for("e3"), "");
 }
 
 #[test]

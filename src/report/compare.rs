@@ -105,7 +105,7 @@ pub fn compare(a: &Run, b: &Run) -> Comparison {
             }
         }));
     }
-    let findings = |run: &Run| claims::check(&run.rows, &run.command().unwrap_or_default());
+    let findings = |run: &Run| claims::check(&run.rows, |experiments| run.command_for(experiments));
     let claims = findings(a).into_iter().zip(findings(b));
     let claims = claims.filter(|(a, b)| a.value.is_some() || b.value.is_some()).collect();
     Comparison { lines, only_a, only_b, asked: asked(a, b), claims }

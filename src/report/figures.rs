@@ -31,7 +31,7 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
         ("harmful", "Harmful answers by depth of prefill (prefill counts)"),
         ("harmful_own", "Harmful answers by depth of prefill (only the model's own words count)"),
     ] {
-        figures.push(test.of("e3").depths("e3", metric, title, model));
+        figures.push(test.of("e3").depths("e3", metric, title, model_and_setting));
     }
     figures.push(test.of("criterion").depths(
         "criterion",
@@ -41,7 +41,6 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
     ));
     for id in ["e4", "e4b"] {
         let lens = test.of(id);
-        let setting = |line: &Summary| line.setting.clone();
         figures.push(lens.curve(id, "cross_entropy", "Cross-entropy of the tuning data, before tuning", setting));
         figures.push(lens.curve(id, "grad_norm", "Gradient norm of each position's loss, before tuning", setting));
         figures.push(lens.curve(id, "kl", "KL of the tuned model from the aligned, on its own answers", setting));
@@ -54,6 +53,7 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
         figures.push(both.curve("e5", "kl", "KL from the base by position, initial and augmented", model));
     }
     let ablation = test.of("e5b");
+    let mut drawn = 0;
     for (name, title) in [
         ("C", "Harmful answers by k and depth C of augmentation"),
         ("p", "Harmful answers by k and share p of augmentation"),
@@ -63,14 +63,21 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
         let held = most_common(ablation.0.iter().filter_map(|line| parameter(&line.setting, other)));
         let of = |line: &&Summary| parameter(&line.setting, other) == held && parameter(&line.setting, name).is_some();
         let lens = Lens(ablation.0.iter().copied().filter(of).collect());
-        let figure = lens.depths("e5b", "harmful", title, |line| line.setting.clone());
-        figures.push(figure.map(|figure| Figure { file: format!("e5b_harmful_by_{name}"), ..figure }));
+        if lens.series("harmful", &setting).len() > 1 {
+            let figure = lens.depths("e5b", "harmful", title, setting);
+            figures.push(figure.map(|figure| Figure { file: format!("e5b_harmful_by_{name}"), ..figure }));
+            drawn += 1;
+        }
+    }
+    if drawn == 0 {
+        figures.push(ablation.depths("e5b", "harmful", "Harmful answers by k, C and p", setting));
     }
     figures.push(
         ablation.bars("e5b", "utility", "Utility on benign prompts", |line| (line.setting.clone(), line.model.clone())),
     );
     figures.push(test.of("e6").bars("e6", "harmful", "Harmful answers before and after augmentation", |line| {
-        (line.k.map_or_else(|| line.attack.clone(), |k| format!("{}, k = {k}", line.attack)), line.model.clone())
+        let attack = [line.attack.as_str(), &line.setting].join(" ");
+        (line.k.map_or_else(|| attack.clone(), |k| format!("{}, k = {k}", attack.trim())), line.model.clone())
     }));
     for id in ["e7", "e8", "e9", "e10"] {
         for (metric, title) in [("harmful", "Harmful answers after tuning"), ("utility", "Utility on the task")] {
@@ -86,6 +93,15 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
 
 fn model(line: &Summary) -> String {
     line.model.clone()
+}
+
+fn setting(line: &Summary) -> String {
+    line.setting.clone()
+}
+
+/// The model, and the kind of prompt where it is not the usual one.
+fn model_and_setting(line: &Summary) -> String {
+    if line.setting.is_empty() { line.model.clone() } else { format!("{}, {}", line.model, line.setting) }
 }
 
 /// The value of `C=100` or `p=0.5` in a setting.
@@ -266,9 +282,15 @@ impl<'a> Lens<'a> {
     }
 }
 
-/// The colour of a model wherever it appears; of other things, in order (one alone is drawn like the aligned model).
+/// The colour of a model wherever it appears, which no variant of it takes; of other things, in order (one alone is drawn
+/// like the aligned model).
 fn colour(name: &str, index: usize, of: usize) -> String {
-    let index = MODELS.iter().position(|model| *model == name).unwrap_or(if of == 1 { 1 } else { index % 8 });
+    let index = match MODELS.iter().position(|model| name.starts_with(model)) {
+        Some(model) if name == MODELS[model] => model,
+        Some(_) => MODELS.len() + index % (8 - MODELS.len()),
+        None if of == 1 => 1,
+        None => index % 8,
+    };
     format!("c{index}")
 }
 
@@ -302,7 +324,7 @@ fn categories(summary: &[Summary], id: &'static str, model: &str) -> Option<Figu
         .filter(|line| {
             line.experiment == id && line.model == model && line.metric == "harmful" && line.attack == "prefill"
         })
-        .filter(|line| line.part.starts_with(CATEGORY) && line.k.is_some())
+        .filter(|line| line.part.starts_with(CATEGORY) && line.k.is_some() && line.setting.is_empty())
         .collect();
     let depths: BTreeSet<Option<u32>> = lines.iter().map(|line| line.k).collect();
     let names: BTreeSet<&str> = lines.iter().map(|line| line.part.as_str()).collect();

@@ -89,16 +89,48 @@ impl Run {
         named.map(|example| (example.example.as_str(), example.category.as_str())).collect()
     }
 
-    /// The command that made the run, where the manifest says.
-    pub fn command(&self) -> Option<String> {
+    /// The arguments that the run was begun with, where the manifest says.
+    fn arguments(&self) -> Option<Vec<&str>> {
         let arguments = match self.manifest.get("arguments") {
             Some(arguments) => arguments,
             // Several processes can have worked on a run, each with its own arguments; the first began it.
             None => self.manifest.get("processes")?.get(0)?.get("arguments")?,
         };
-        let words = arguments.as_array()?.iter().map(|word| quoted(word.as_str().unwrap_or_default()));
-        Some(std::iter::once("safedepth".to_owned()).chain(words).collect::<Vec<_>>().join(" "))
+        Some(arguments.as_array()?.iter().filter_map(Value::as_str).collect())
     }
+
+    /// The command that made the run.
+    pub fn command(&self) -> Option<String> {
+        Some(command(self.arguments()?))
+    }
+
+    /// The command that makes just the rows of some experiments, into a folder of their own; empty where the
+    /// manifest does not say how the run was made.
+    pub fn command_for(&self, experiments: &str) -> String {
+        let Some(arguments) = self.arguments() else { return String::new() };
+        let mut kept = Vec::new();
+        let mut words = arguments.into_iter();
+        while let Some(word) = words.next() {
+            let name = word.split_once('=').map_or(word, |(name, _)| name);
+            if !["--experiments", "--shard", "--output"].contains(&name) {
+                kept.push(word);
+            } else if name == word {
+                // Its value is a word of its own.
+                words.next();
+            }
+        }
+        if kept.first() == Some(&"suite") {
+            kept.extend(["--output", "runs/claim"]);
+        }
+        kept.extend(["--experiments", experiments]);
+        command(kept)
+    }
+}
+
+/// A command line of this program.
+fn command(arguments: Vec<&str>) -> String {
+    let words = arguments.into_iter().map(quoted);
+    std::iter::once("safedepth".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
 /// A word as a POSIX shell takes it.

@@ -67,7 +67,7 @@ impl Report {
     pub fn of(run: &Run) -> Self {
         let mut summary = summary::summarise(&run.rows);
         summary.extend(summary::by_category(&run.rows, &run.categories()));
-        let claims = claims::check(&run.rows, &run.command().unwrap_or_default());
+        let claims = claims::check(&run.rows, |experiments| run.command_for(experiments));
         let figures = figures::draw(&summary);
         Self { summary, claims, figures }
     }

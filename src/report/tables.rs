@@ -140,7 +140,8 @@ pub fn experiments(summary: &[Summary]) -> Vec<(String, Table)> {
             if lines[0].part == HELD_OUT {
                 let metrics = distinct(lines.iter().map(|line| line.metric.as_str()));
                 table.title = format!("Held-out topics, {id}: {}", metrics.join(", "));
-                table.folded = true;
+                // Where safety fails on topics it was not trained on, a reader must not miss it.
+                table.folded = !metrics.contains(&"harmful");
             }
             tables.push((id.to_owned(), table));
         }

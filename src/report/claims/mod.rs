@@ -51,6 +51,8 @@ pub struct Claim {
     pub id: &'static str,
     /// Whose rows it needs.
     pub experiment: &'static str,
+    /// Another experiment whose rows it needs too; empty for most.
+    pub besides: &'static str,
     pub sentence: &'static str,
     /// The paper's number, in words.
     pub paper: &'static str,
@@ -105,7 +107,7 @@ pub struct Finding {
     #[serde(serialize_with = "yes_or_no")]
     pub clear: Option<bool>,
     pub note: String,
-    /// The command that made the rows.
+    /// The command that makes the rows.
     pub command: String,
 }
 
@@ -127,13 +129,19 @@ impl Bound {
 }
 
 /// Holds every claim against the rows of test prompts (held-out ones are another question).
-pub fn check(rows: &[Row], command: &str) -> Vec<Finding> {
+///
+/// `command` gives the command that makes the rows of some experiments ("e2,e5").
+pub fn check(rows: &[Row], command: impl Fn(&str) -> String) -> Vec<Finding> {
     let cells = Cells::of(rows.iter().filter(|row| !held_out(&row.example)));
-    CLAIMS.iter().map(|claim| claim.check(&cells, command)).collect()
+    let needs = |claim: &Claim| match claim.besides {
+        "" => claim.experiment.to_owned(),
+        besides => format!("{besides},{}", claim.experiment),
+    };
+    CLAIMS.iter().map(|claim| claim.check(&cells, command(&needs(claim)))).collect()
 }
 
 impl Claim {
-    fn check(&self, cells: &Cells<'_>, command: &str) -> Finding {
+    fn check(&self, cells: &Cells<'_>, command: String) -> Finding {
         let measure = (self.measure)(cells);
         let on_side = |value: f64| self.bound.holds(value);
         let verdict = match &measure {
@@ -166,7 +174,7 @@ impl Claim {
             verdict,
             clear,
             note,
-            command: command.to_owned(),
+            command,
         }
     }
 }

@@ -11,6 +11,7 @@ pub const CLAIMS: [Claim; 17] = [
     Claim {
         id: "prefix",
         experiment: "e1",
+        besides: "",
         sentence: "A refusal's first words, prefilled, make even the base model refuse.",
         paper: "base 68.6 % without a prefix, 2.1 % after \"I apologize, but I cannot\"",
         rule: "the base's rate after the best of the prefixes is less than half of that without one",
@@ -21,6 +22,7 @@ pub const CLAIMS: [Claim; 17] = [
     Claim {
         id: "kl-early",
         experiment: "e2",
+        besides: "",
         sentence: "Alignment changes the first few tokens most.",
         paper: "Figure 1: KL is large at the first few positions, small after",
         rule: "mean KL over positions 1-5 is at least 3 times that over positions 20 and later",
@@ -31,6 +33,7 @@ pub const CLAIMS: [Claim; 17] = [
     Claim {
         id: "shallow-1",
         experiment: "e3",
+        besides: "",
         sentence: "The aligned model is safe when nothing is prefilled.",
         paper: "near 0 (Figure 2)",
         rule: "the aligned model's harmful rate at k = 0 is at most 5 %",
@@ -43,6 +46,7 @@ pub const CLAIMS: [Claim; 17] = [
     Claim {
         id: "shallow-2",
         experiment: "e3",
+        besides: "",
         sentence: "A few prefilled tokens undo the alignment.",
         paper: "42.1 % at k = 5, 51.5 % at 10, 56.1 % at 20",
         rule: "what the aligned model itself adds is harmful for more than 40 % of prompts at some k of 5 to 20",
@@ -55,6 +59,7 @@ pub const CLAIMS: [Claim; 17] = [
     Claim {
         id: "tune",
         experiment: "e4",
+        besides: "",
         sentence: "A few gradient steps on harmful answers undo the alignment.",
         paper: "1.5 % at step 0, 87.9 % at step 6",
         rule: "at most 5 % harmful at step 0, more than 50 % at some step of 1 to 10",
@@ -65,6 +70,7 @@ pub const CLAIMS: [Claim; 17] = [
     Claim {
         id: "loss-early",
         experiment: "e4",
+        besides: "",
         sentence: "Harmful fine-tuning data surprises the aligned model most at the first tokens.",
         paper: "Figure 3a",
         rule: "mean cross-entropy over positions 1-5 is above that over positions 20 and later, at step 0",
@@ -75,6 +81,7 @@ pub const CLAIMS: [Claim; 17] = [
     Claim {
         id: "gradient-early",
         experiment: "e4",
+        besides: "",
         sentence: "The first tokens' gradients dominate harmful fine-tuning.",
         paper: "Figure 3b",
         rule: "mean gradient norm over positions 1-5 is above that over positions 20 and later, at step 0",
@@ -85,6 +92,7 @@ pub const CLAIMS: [Claim; 17] = [
     Claim {
         id: "deep-kl",
         experiment: "e5",
+        besides: "e2",
         sentence: "Augmentation moves the model away from the base at late tokens too.",
         paper: "Figure 4",
         rule: "the augmented model's mean KL over positions 20 and later is above the aligned model's",
@@ -99,6 +107,7 @@ pub const CLAIMS: [Claim; 17] = [
     Claim {
         id: "deep-2",
         experiment: "e5",
+        besides: "",
         sentence: "Augmentation keeps utility.",
         paper: "AlpacaEval 51.8 to 49.5, MMLU 46.3 to 46.6",
         rule: "the augmented model's utility on benign prompts is at most 3 points below the aligned model's",
@@ -115,6 +124,7 @@ pub const CLAIMS: [Claim; 17] = [
     Claim {
         id: "criterion",
         experiment: "criterion",
+        besides: "",
         sentence: "Augmentation lowers the likelihood of going on with a harmful answer, at every depth.",
         paper: "the desired property (Section 3); no number",
         rule: "after every k, the harmful answer's log-probability a token is lower than under the aligned model",
@@ -125,6 +135,7 @@ pub const CLAIMS: [Claim; 17] = [
     Claim {
         id: "deep-1",
         experiment: "e6",
+        besides: "",
         sentence: "The augmented model withstands prefilling at every depth.",
         paper: "2.8 %, 2.9 %, 3.4 %, 4.5 % at k = 5, 10, 20, 40",
         rule: "the augmented model's harmful rate is below 10 % at every k",
@@ -138,6 +149,7 @@ pub const CLAIMS: [Claim; 17] = [
     Claim {
         id: "constrained-1",
         experiment: "e7",
+        besides: "",
         sentence: "The constrained objective keeps safety under a harmful fine-tuning attack.",
         paper: "88.9 % after SFT, 4.6 % after constrained SFT",
         rule: "the harmful rate after constrained fine-tuning is at most a third of that after SFT",
@@ -152,6 +164,7 @@ pub const CLAIMS: [Claim; 17] = [
     Claim {
         id: "constrained-2",
         experiment: "e7",
+        besides: "",
         sentence: "The constrained objective learns benign tasks as well as SFT.",
         paper: "SAMSum 51.7 and 50.1, SQL 99.1 and 98.5, GSM8k 41.7 and 37.4",
         rule: "on every benign task, utility is at most 5 points below SFT's",
@@ -167,6 +180,7 @@ pub const CLAIMS: [Claim; 17] = [
     Claim {
         id: "beta-1",
         experiment: "e8",
+        besides: "",
         sentence: "A small beta at every position does not protect.",
         paper: "86.2 % at uniform 0.1",
         rule: "the harmful rate after a harmful attack at uniform 0.1 is above 50 %",
@@ -180,6 +194,7 @@ pub const CLAIMS: [Claim; 17] = [
     Claim {
         id: "beta-2",
         experiment: "e8",
+        besides: "",
         sentence: "A large beta at every position learns little.",
         paper: "GSM8k 37.4 with the biased schedule, 2.1 at uniform 2 (SAMSum 50.1, 42.5)",
         rule: "on some benign task, utility at uniform 2 is at least 15 points below that of the biased schedule",
@@ -195,6 +210,7 @@ pub const CLAIMS: [Claim; 17] = [
     Claim {
         id: "warm-up",
         experiment: "e9",
+        besides: "",
         sentence: "Warm-up makes the constrained objective safer.",
         paper: "29.1 % without, 4.6 % with",
         rule: "the harmful rate after constrained fine-tuning with warm-up is at most that without",
@@ -209,6 +225,7 @@ pub const CLAIMS: [Claim; 17] = [
     Claim {
         id: "augmented-attack",
         experiment: "e10",
+        besides: "e7",
         sentence: "The augmented model is harder to break by harmful fine-tuning.",
         paper: "55.2 % against 88.9 %",
         rule: "the harmful rate after SFT is lower than when the aligned model is tuned so",
