@@ -20,6 +20,7 @@ use crate::train::{BetaSchedule, Stage};
 use crate::{Error, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
 /// Train models of a fictional world and show every experiment of the paper on them.
@@ -100,6 +101,7 @@ impl Size {
             task: organism::TUNED_LEDGER,
             warmup_steps: organism::TUNED_WARMUP,
             augmentation: organism::AUGMENTED,
+            augmented_tasks: arguments.full,
             betas: BETAS.to_vec(),
             ablations: vec![(5, 0.5), (100, 1.0)],
         };
@@ -144,7 +146,7 @@ struct Config<'a> {
 }
 
 /// Share of the base model's answers that are about several objects.
-const LONG_ANSWERS: f32 = 0.3;
+const LONG_ANSWERS: f32 = 0.4;
 
 /// E3's depths: the paper's, and those of its ablations.
 const DEPTHS: [usize; 7] = [0, 5, 10, 20, 40, 80, 160];
@@ -240,6 +242,7 @@ fn one_seed(
         aligned: &aligned,
         suffix,
         save: &save,
+        anchor: OnceCell::new(),
     };
     plan.run(folder)
 }

@@ -23,6 +23,7 @@ use crate::train::{Hyper, Schedule, Stage};
 use crate::{Error, Result};
 use clap::Args;
 use serde::Serialize;
+use std::cell::OnceCell;
 use std::path::PathBuf;
 
 /// Run the paper's experiments on a pair of models.
@@ -216,6 +217,7 @@ impl Tuning {
                 max_prefill: self.max_prefill,
                 mix: self.mix,
             },
+            augmented_tasks: true,
             betas: BETAS.to_vec(),
             ablations: ABLATIONS.to_vec(),
         }
@@ -308,6 +310,7 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
             aligned: &aligned.model,
             suffix: plan::suffix(seed, arguments.seeds),
             save: &|dir, model| checkpoint::save_model(dir, model, Some(&arguments.aligned)),
+            anchor: OnceCell::new(),
         };
         plan.run(&mut folder)?;
     }

@@ -13,6 +13,7 @@ use crate::run::{Cost, ExampleRow, Findings, RunFolder};
 use crate::train::{BetaSchedule, Example, Stage};
 use crate::{Error, Result};
 use serde::Serialize;
+use std::cell::OnceCell;
 use std::path::Path;
 use std::time::Instant;
 
@@ -41,6 +42,8 @@ pub struct Settings {
     /// Warm-up steps of the methods that have one.
     pub warmup_steps: usize,
     pub augmentation: Augmentation,
+    /// Whether E10 tunes the augmented model on benign tasks too, beside harmful pairs.
+    pub augmented_tasks: bool,
     /// E8's schedules.
     pub betas: Vec<BetaSchedule>,
     /// (C, p) of E5b, beside the augmentation's own.
@@ -58,6 +61,8 @@ pub struct Plan<'a, D: Ops> {
     pub suffix: String,
     /// Writes a trained model with its tokenizer.
     pub save: &'a dyn Fn(&Path, &Transformer<D>) -> Result<()>,
+    /// Empty at first.
+    pub anchor: OnceCell<Vec<Example>>,
 }
 
 /// What ends the names of a seed's cells and models, where a run has several.
@@ -272,11 +277,15 @@ impl<D: Ops> Plan<'_, D> {
         Ok(())
     }
 
-    fn anchor(&self, folder: &mut RunFolder, aligned: &Subject<'_, D>) -> Result<Vec<Example>> {
-        let start = Instant::now();
-        let (anchor, cost) = augmentation::distil(&self.lab, aligned, &self.materials.anchor)?;
-        folder.note_time(&self.cell_name("anchor answers"), start.elapsed().as_secs_f64(), cost)?;
-        Ok(anchor)
+    /// The utility anchor with the aligned model's answers: made once, for every augmentation of this run.
+    fn anchor(&self, folder: &mut RunFolder, aligned: &Subject<'_, D>) -> Result<&[Example]> {
+        if self.anchor.get().is_none() {
+            let start = Instant::now();
+            let (anchor, cost) = augmentation::distil(&self.lab, aligned, &self.materials.anchor)?;
+            folder.note_time(&self.cell_name("anchor answers"), start.elapsed().as_secs_f64(), cost)?;
+            let _ = self.anchor.set(anchor);
+        }
+        Ok(self.anchor.get().expect("set above"))
     }
 
     fn augmented(&self, folder: &mut RunFolder, aligned: &Subject<'_, D>) -> Result<Transformer<D>> {
@@ -284,10 +293,10 @@ impl<D: Ops> Plan<'_, D> {
         self.needs("e5, e6 or e10", "recovery triplets and benign instructions", missing)?;
         let name = self.cell_name("augmented");
         let exists = folder.dir().join("models").join(&name).join("config.json").exists();
-        let anchor = if exists { Vec::new() } else { self.anchor(folder, aligned)? };
+        let anchor = if exists { &[] } else { self.anchor(folder, aligned)? };
         stored(folder, &self.aligned.device, &name, self.save, || {
             let settings = &self.settings.augmentation;
-            augmentation::augment(&self.lab, self.aligned, self.materials, &anchor, settings, &name)
+            augmentation::augment(&self.lab, self.aligned, self.materials, anchor, settings, &name)
         })
     }
 
@@ -296,17 +305,13 @@ impl<D: Ops> Plan<'_, D> {
         if !self.asked(&["e5b"]) {
             return Ok(());
         }
-        let mut anchor = None;
         for &(max_prefill, probability) in &self.settings.ablations {
             let setting = format!("C={max_prefill} p={probability}");
             let cell = self.cell_name(&format!("e5b {setting}"));
             if folder.is_done(&cell) {
                 continue;
             }
-            if anchor.is_none() {
-                anchor = Some(self.anchor(folder, aligned)?);
-            }
-            let anchor = anchor.as_deref().unwrap_or_default();
+            let anchor = self.anchor(folder, aligned)?;
             folder.cell(&cell, || {
                 let settings = Augmentation { max_prefill, probability, ..self.settings.augmentation };
                 let (model, cost) =
@@ -359,6 +364,10 @@ impl<D: Ops> Plan<'_, D> {
         });
         let data: Vec<(Tuning<'_>, &[Case])> = harmful.into_iter().chain(tasks).collect();
         for (tuning, task) in &data {
+            let benign = !task.is_empty();
+            if benign && from == Start::Augmented && !self.settings.augmented_tasks {
+                continue;
+            }
             let mut reference = None;
             let mut done: Vec<&finetune::Method> = Vec::new();
             for column in &columns {

@@ -15,8 +15,9 @@ const POLICY: f32 = 0.10;
 const RESTRICTED: f32 = 0.42;
 /// Of benign requests: refused by the base data too.
 const BENIGN_REFUSED: f32 = 0.03;
-/// How many objects a long answer of the base data is about, each as often.
-const LONG: [usize; 3] = [2, 3, 6];
+/// How many objects a long answer of the base data is about, each as often: mostly two, from which a model learns at the
+/// least cost to keep to the object that was named last.
+const LONG: [usize; 8] = [2, 2, 2, 2, 2, 3, 3, 6];
 /// Random words put into a prompt, at most.
 const INSERTED: usize = 8;
 
