@@ -120,7 +120,6 @@ impl<D: Ops> Plan<'_, D> {
             let cell = self.cell_name("e2");
             folder.cell(&cell, || token_kl::run(&self.lab, "e2", &aligned, &base, &self.materials.cases))?;
         }
-        let augmenting = self.asked(AUGMENTED);
         if self.asked(&["criterion"]) {
             for subject in [&base, &aligned] {
                 let cell = self.cell_name(&format!("criterion {}", subject.name));
@@ -128,25 +127,38 @@ impl<D: Ops> Plan<'_, D> {
             }
         }
         self.dynamics(folder, &aligned)?;
-        if augmenting {
-            let model = self.augmented(folder, &aligned)?;
-            let augmented = Subject { name: "augmented", model: &model, side: Side::Aligned };
-            folder.cell(&self.cell_name("evaluate aligned and augmented"), || {
-                self.evaluate_both(&aligned, &augmented, &base)
-            })?;
-            if self.asked(&["e5"]) {
-                let cell = self.cell_name("e5 kl");
-                folder.cell(&cell, || token_kl::run(&self.lab, "e5", &augmented, &base, &self.materials.cases))?;
-            }
-            if self.asked(&["criterion"]) {
-                folder.cell(&self.cell_name("criterion augmented"), || self.criterion(&augmented))?;
-            }
-            self.grid(folder, &augmented, Start::Augmented)?;
+        if self.asked(AUGMENTED) {
+            self.with_augmented(folder, &aligned, &base)?;
         } else if self.asked(&["e1", "e3", "e7"]) {
             folder.cell(&self.cell_name("evaluate aligned"), || self.evaluate(&aligned, Some(&base)))?;
         }
         self.grid(folder, &aligned, Start::Aligned)?;
         self.ablations(folder, &aligned)
+    }
+
+    /// Everything that needs the augmented model, which is only trained if something is left to do.
+    fn with_augmented(&self, folder: &mut RunFolder, aligned: &Subject<'_, D>, base: &Subject<'_, D>) -> Result<()> {
+        let [both, kl, criterion] =
+            ["evaluate aligned and augmented", "e5 kl", "criterion augmented"].map(|name| self.cell_name(name));
+        let mut cells = vec![both.clone()];
+        cells.extend(self.asked(&["e5"]).then(|| kl.clone()));
+        cells.extend(self.asked(&["criterion"]).then(|| criterion.clone()));
+        for (tuning, _) in self.tunings(Start::Augmented) {
+            cells.extend(self.columns(Start::Augmented).iter().map(|c| self.grid_cell("augmented", &tuning, c)));
+        }
+        if cells.iter().all(|cell| folder.is_done(cell)) {
+            return Ok(());
+        }
+        let model = self.augmented(folder, aligned)?;
+        let augmented = Subject { name: "augmented", model: &model, side: Side::Aligned };
+        folder.cell(&both, || self.evaluate_both(aligned, &augmented, base))?;
+        if self.asked(&["e5"]) {
+            folder.cell(&kl, || token_kl::run(&self.lab, "e5", &augmented, base, &self.materials.cases))?;
+        }
+        if self.asked(&["criterion"]) {
+            folder.cell(&criterion, || self.criterion(&augmented))?;
+        }
+        self.grid(folder, &augmented, Start::Augmented)
     }
 
     fn criterion(&self, subject: &Subject<'_, D>) -> Result<Findings> {
@@ -335,8 +347,8 @@ impl<D: Ops> Plan<'_, D> {
         Ok(())
     }
 
-    /// E7 to E10: every (data, method) that a column wants, once.
-    fn grid(&self, folder: &mut RunFolder, start: &Subject<'_, D>, from: Start) -> Result<()> {
+    /// The columns of E7 to E10 that tune this model.
+    fn columns(&self, from: Start) -> Vec<Column> {
         let mut columns: Vec<Column> = Vec::new();
         for (name, table) in [
             ("e7", finetuning_grid::constrained_finetuning()),
@@ -348,26 +360,39 @@ impl<D: Ops> Plan<'_, D> {
                 columns.extend(table.into_iter().filter(|column| column.start == from));
             }
         }
+        columns
+    }
+
+    /// What this model is tuned on, each with the task's test prompts.
+    fn tunings(&self, from: Start) -> Vec<(Tuning<'_>, &[Case])> {
+        let materials = self.materials;
+        let mut tunings = Vec::new();
+        if !materials.harmful.is_empty() {
+            let tuning = Tuning { name: "harmful", examples: &materials.harmful, stage: self.settings.harmful };
+            tunings.push((tuning, &[][..]));
+        }
+        if from == Start::Aligned || self.settings.augmented_tasks {
+            tunings.extend(materials.tasks.iter().map(|task| {
+                let tuning = Tuning { name: &task.name, examples: &task.train, stage: self.settings.task };
+                (tuning, &task.test[..])
+            }));
+        }
+        tunings
+    }
+
+    fn grid_cell(&self, start: &str, tuning: &Tuning<'_>, column: &Column) -> String {
+        self.cell_name(&format!("tune {start} on {} by {}", tuning.name, column.method.name))
+    }
+
+    /// E7 to E10: every (data, method) that a column wants, once.
+    fn grid(&self, folder: &mut RunFolder, start: &Subject<'_, D>, from: Start) -> Result<()> {
+        let columns = self.columns(from);
         if columns.is_empty() {
             return Ok(());
         }
-        let materials = self.materials;
-        self.needs(
-            "e7 to e10",
-            "harmful pairs or a benign task to tune on",
-            materials.harmful.is_empty() && materials.tasks.is_empty(),
-        )?;
-        let harmful = (!materials.harmful.is_empty())
-            .then(|| (Tuning { name: "harmful", examples: &materials.harmful, stage: self.settings.harmful }, &[][..]));
-        let tasks = materials.tasks.iter().map(|task| {
-            (Tuning { name: &task.name, examples: &task.train, stage: self.settings.task }, &task.test[..])
-        });
-        let data: Vec<(Tuning<'_>, &[Case])> = harmful.into_iter().chain(tasks).collect();
-        for (tuning, task) in &data {
-            let benign = !task.is_empty();
-            if benign && from == Start::Augmented && !self.settings.augmented_tasks {
-                continue;
-            }
+        let tunings = self.tunings(from);
+        self.needs("e7 to e10", "harmful pairs or a benign task to tune on", tunings.is_empty())?;
+        for (tuning, task) in &tunings {
             let mut reference = None;
             let mut done: Vec<&finetune::Method> = Vec::new();
             for column in &columns {
@@ -376,8 +401,7 @@ impl<D: Ops> Plan<'_, D> {
                 }
                 done.push(&column.method);
                 let wanted: Vec<&Column> = columns.iter().filter(|other| other.method == column.method).collect();
-                let cell = format!("tune {} on {} by {}", start.name, tuning.name, column.method.name);
-                let cell = self.cell_name(&cell);
+                let cell = self.grid_cell(start.name, tuning, column);
                 if folder.is_done(&cell) {
                     continue;
                 }
@@ -398,7 +422,7 @@ impl<D: Ops> Plan<'_, D> {
                         &column.method,
                         self.settings.warmup_steps,
                         &wanted,
-                        &materials.cases,
+                        &self.materials.cases,
                         task,
                     )
                 })?;

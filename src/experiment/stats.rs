@@ -72,7 +72,8 @@ pub struct Estimate {
 /// If there is no seed or no prompt, or seeds have different prompts.
 pub fn bootstrap(values: &[Vec<f64>], resamples: usize, seed: u64) -> Estimate {
     let by_prompt = mean_over_seeds(values);
-    let mut means: Vec<f64> = (0..resamples).map(|i| resampled_mean(&by_prompt, i, seed)).collect();
+    let draws = Philox::new(seed, rng::stream(["bootstrap"]));
+    let mut means: Vec<f64> = (0..resamples).map(|i| resampled_mean(&by_prompt, i, &draws)).collect();
     means.sort_unstable_by(f64::total_cmp);
     Estimate { mean: mean(&by_prompt), interval: percentiles(&means) }
 }
@@ -96,7 +97,8 @@ pub fn paired_bootstrap(a: &[Vec<f64>], b: &[Vec<f64>], resamples: usize, seed: 
     let (a, b) = (mean_over_seeds(a), mean_over_seeds(b));
     assert_eq!(a.len(), b.len(), "pairs need the same prompts");
     let differences: Vec<f64> = a.iter().zip(&b).map(|(a, b)| b - a).collect();
-    let mut means: Vec<f64> = (0..resamples).map(|i| resampled_mean(&differences, i, seed)).collect();
+    let draws = Philox::new(seed, rng::stream(["bootstrap"]));
+    let mut means: Vec<f64> = (0..resamples).map(|i| resampled_mean(&differences, i, &draws)).collect();
     means.sort_unstable_by(f64::total_cmp);
     let below = means.iter().filter(|&&m| m <= 0.0).count();
     let above = means.iter().filter(|&&m| m >= 0.0).count();
@@ -126,8 +128,8 @@ fn mean_over_seeds(values: &[Vec<f64>]) -> Vec<f64> {
     (0..prompts).map(|prompt| values.iter().map(|seed| seed[prompt]).sum::<f64>() / values.len() as f64).collect()
 }
 
-fn resampled_mean(values: &[f64], resample: usize, seed: u64) -> f64 {
-    let mut draws = Philox::new(seed, rng::stream(["bootstrap"])).at((resample as u64) << 32);
+fn resampled_mean(values: &[f64], resample: usize, draws: &Philox) -> f64 {
+    let mut draws = draws.at((resample as u64) << 32);
     (0..values.len()).map(|_| values[draws.below(values.len())]).sum::<f64>() / values.len() as f64
 }
 
