@@ -149,3 +149,34 @@ fn training_in_bf16_keeps_f32_masters_and_learns() {
     assert!(own.iter().zip(&master).all(|(own, master)| *own == half::bf16::from_f32(*master).to_f32()));
     assert!(own != master);
 }
+
+#[test]
+fn gradients_by_position_add_up_to_the_gradient_of_the_whole() {
+    use safedepth::experiment::finetuning_dynamics::gradient_norms;
+    for name in ["llama", "gemma2"] {
+        let mut trainer = trainer(name);
+        let example = examples().swap_remove(3);
+        let norms = gradient_norms(&mut trainer, &example, 50).unwrap();
+        assert_eq!(norms.len(), example.labels());
+        let mut sum: Vec<f64> = Vec::new();
+        for (t, norm) in norms.iter().enumerate() {
+            // One position alone: its norm is the one reported.
+            let end = example.first_label + t;
+            let one = Example { tokens: example.tokens[..=end].to_vec(), first_label: end, first_position: 1 };
+            trainer.gradients.zero(&trainer.model.device).unwrap();
+            trainer.accumulate(&[&one], &[], Objective::Sft, 1.0).unwrap();
+            let gradient = gradients(&trainer);
+            let expected = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+            assert!((norm - expected).abs() < 1e-5 * expected, "{norm} {expected}");
+            sum.resize(gradient.len(), 0.0);
+            sum.iter_mut().zip(&gradient).for_each(|(sum, &g)| *sum += f64::from(g));
+        }
+        trainer.gradients.zero(&trainer.model.device).unwrap();
+        trainer.accumulate(&[&example], &[], Objective::Sft, 1.0).unwrap();
+        let whole = gradients(&trainer);
+        let norm = sum.iter().map(|g| g * g).sum::<f64>().sqrt();
+        let error = sum.iter().zip(&whole).map(|(sum, &g)| (sum - f64::from(g)).powi(2)).sum::<f64>().sqrt();
+        assert!(error < 1e-5 * norm, "{name}: {error} of {norm}");
+        assert_eq!(gradient_norms(&mut trainer, &example, 2).unwrap(), norms[..2]);
+    }
+}

@@ -88,7 +88,7 @@ def ours(args, data):
     with tempfile.TemporaryDirectory() as folder:
         command = [args.safedepth, "suite", "--aligned", args.aligned, "--base", args.base, "--data", data]
         command += ["--temperature", "0", "--max-new-tokens", args.max_new_tokens, "--dtype", args.dtype]
-        command += ["--threads", args.threads, "--output", folder, "--quiet"]
+        command += ["--threads", args.threads, "--output", folder, "--shown", 0, "--quiet"]
         start = time.perf_counter()
         subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - start

@@ -93,7 +93,7 @@ impl Size {
             dynamics: organism::HARMFUL,
             measure: Measure {
                 positions: 50,
-                gradient_examples: 8,
+                gradient_examples: 12,
                 asr_steps: (0..=organism::HARMFUL.steps).collect(),
                 kl_steps: vec![organism::HARMFUL.steps],
             },
@@ -115,7 +115,7 @@ impl Size {
         if arguments.quick {
             let mut settings = settings;
             settings.shown = 2;
-            settings.measure.gradient_examples = 2;
+            settings.measure.gradient_examples = 10;
             settings.measure.asr_steps = vec![0, 4, 7, 10];
             settings.betas = [0.1, 2.0].map(BetaSchedule::Uniform).to_vec();
             settings.betas.push(BetaSchedule::Paper);

@@ -75,6 +75,9 @@ pub(crate) struct Arguments {
     /// 0 is off.
     #[arg(long, default_value_t = 50, value_name = "K")]
     top_k: usize,
+    /// Responses of each setting that the report shows, with their KL token by token.
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    shown: usize,
     #[command(flatten)]
     tuning: Tuning,
     /// Seed of sampling and of the order of training examples.
@@ -180,7 +183,7 @@ impl Tuning {
     }
 
     /// The paper's settings with the steps that so many examples make.
-    fn settings(&self, experiments: Vec<String>, depths: &[usize], materials: &Materials) -> Settings {
+    fn settings(&self, experiments: Vec<String>, arguments: &Arguments, materials: &Materials) -> Settings {
         let steps =
             |examples: usize, epochs: usize, batch: usize| examples.div_ceil(batch.min(examples.max(1))) * epochs;
         let hyper = Hyper { beta1: self.adam_beta1, ..Hyper::default() };
@@ -196,8 +199,8 @@ impl Tuning {
         let recovery = stage(steps(materials.triplets.len(), self.augmentation_epochs, self.recovery_batch));
         Settings {
             experiments,
-            depths: depths.to_vec(),
-            shown: 8,
+            depths: arguments.depths.clone(),
+            shown: arguments.shown,
             dynamics: Stage { schedule: Schedule::Constant, hyper: Hyper::default(), ..stage(self.dynamics_steps) },
             measure: Measure {
                 positions: self.positions,
@@ -283,7 +286,7 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
     let max_length = arguments.tuning.max_length.min(aligned.model.config.max_position_embeddings);
     let sides = Sides { aligned: &aligned.prompter, base: &base.prompter, max_length };
     let materials = Materials::of_folder(&data, &sides, arguments.limit.unwrap_or(usize::MAX))?;
-    let settings = arguments.tuning.settings(experiments, &arguments.depths, &materials);
+    let settings = arguments.tuning.settings(experiments, arguments, &materials);
     let stop = |model: &LoadedModel| model.prompter.stop_ids().to_vec();
     for seed in arguments.seed..arguments.seed + arguments.seeds {
         let lab = Lab {

@@ -81,6 +81,6 @@ impl Report {
         let title = "Claims of the paper".to_owned();
         let claims =
             if rows.is_empty() { String::new() } else { Table { title, columns, rows, folded: false }.to_text() };
-        format!("{}\n{claims}", summary::table(&self.summary))
+        format!("{}\n{claims}", tables::text(&self.summary))
     }
 }

@@ -1,7 +1,7 @@
 //! From tidy rows to the numbers people read: a mean and its 95 % interval for each setting.
 
 use super::cells::{Cell, Cells, Key, POSITIONAL, held_out};
-use super::{paper, tables};
+use super::paper;
 use crate::run::{Row, write_atomic};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -125,9 +125,4 @@ pub(super) fn write_lines<T: Serialize>(path: &Path, lines: &[T]) -> Result<()> 
     let bytes = written.and_then(|()| writer.into_inner().map_err(|error| error.into_error().into()));
     let bytes = bytes.map_err(|error| Error::input(path.display(), format!("cannot be written: {error}")))?;
     write_atomic(path, &bytes)
-}
-
-/// A summary as tables for a terminal: test and held-out prompts.
-pub fn table(summary: &[Summary]) -> String {
-    tables::experiments(summary).iter().map(|(_, table)| format!("\n{}", table.to_text())).collect()
 }

@@ -118,6 +118,11 @@ fn distinct<'a, T: PartialEq>(values: impl Iterator<Item = T> + 'a) -> Vec<T> {
     })
 }
 
+/// A summary as tables for a terminal: test and held-out prompts.
+pub fn text(summary: &[Summary]) -> String {
+    experiments(summary).iter().map(|(_, table)| format!("\n{}", table.to_text())).collect()
+}
+
 /// The tables of every experiment there is, with its id; held-out prompts have their own. Curves over positions appear
 /// by ranges.
 pub fn experiments(summary: &[Summary]) -> Vec<(String, Table)> {
