@@ -301,10 +301,10 @@ fn a_claims_command_makes_its_rows_in_a_folder_of_their_own() {
 }
 
 #[test]
-fn the_recorded_demo_shows_the_papers_first_claims() {
-    let run = Run::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/runs/demo")).unwrap();
+fn the_recorded_demo_shows_the_papers_claims() {
+    let run = Run::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/runs/quick")).unwrap();
     let report = Report::of(&run);
-    for id in ["prefix", "kl-early", "shallow-1", "shallow-2"] {
+    for id in ["prefix", "kl-early", "shallow-1", "shallow-2", "tune", "deep-1", "deep-2", "constrained-1", "beta-2"] {
         let finding = finding(&report.claims, id);
         assert_eq!(finding.verdict, Verdict::Holds, "{finding:?}");
         assert!(!finding.command.is_empty());
