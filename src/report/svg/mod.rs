@@ -172,7 +172,10 @@ mod tests {
         assert_eq!(ticks(-0.3, 0.31, 4), [-0.4, -0.2, 0.0, 0.2, 0.4]);
         for (low, high) in [(3.0, 3.0), (0.0, 0.0), (1e300, 1.1e300), (-5.0, -4.999), (1e16, 1e16 + 2.0)] {
             let ticks = ticks(low, high, 5);
-            assert!(ticks.len() >= 2 && ticks[0] <= low && ticks[ticks.len() - 1] >= high, "{low} {high} {ticks:?}");
+            // A tick is a multiple of the step: as near to the end as rounding lets it be.
+            let slack = 1e-14 * low.abs().max(high.abs());
+            let covers = ticks[0] <= low + slack && ticks[ticks.len() - 1] >= high - slack;
+            assert!(ticks.len() >= 2 && covers, "{low} {high} {ticks:?}");
         }
     }
 
