@@ -1,0 +1,150 @@
+//! The C functions of libcuda that a cudarc program calls. All of them share one state behind a lock; work is done when
+//! it is asked for, so a stream is always empty and an event always reached. Faults found in a launch are printed, and
+//! come back as a CUDA error at the next call that waits for the device, as on a GPU.
+
+mod context;
+mod errors;
+mod function;
+mod image;
+mod memory;
+mod settings;
+
+pub use errors::Code;
+pub use settings::{Faults, Inject, Options};
+
+use crate::device::Device;
+use crate::module::Loaded;
+use crate::race::report::{Kind, Report};
+use crate::vm::Counts;
+use std::collections::HashMap;
+use std::io::Write;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+
+/// A kernel handed to the program.
+pub struct Function {
+    pub loaded: Arc<Loaded>,
+    pub name: String,
+    /// Dynamic shared memory that was opted in to.
+    pub dynamic_limit: u32,
+}
+
+/// Everything behind the C functions. Handles are numbers from 1, given out as pointers.
+pub struct State {
+    pub options: Options,
+    pub device: Device,
+    pub modules: HashMap<usize, Arc<Loaded>>,
+    pub functions: Vec<Function>,
+    /// Time of each event, in emulated nanoseconds.
+    pub events: HashMap<usize, u64>,
+    /// Pinned host memory by address.
+    pub host: HashMap<usize, Vec<u128>>,
+    pub next_handle: usize,
+    /// Warp-instructions run so far: the emulated clock, at one a nanosecond.
+    pub clock: u64,
+    launches: u64,
+    /// The error of a fault, returned from every later call that touches the device.
+    fault: Option<Code>,
+}
+
+static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| {
+    let options = Options::from_environment();
+    let mut device = Device::new(options.settings);
+    device.shared_limit = options.shared_limit();
+    Mutex::new(State {
+        options,
+        device,
+        modules: HashMap::new(),
+        functions: Vec::new(),
+        events: HashMap::new(),
+        host: HashMap::new(),
+        next_handle: 1,
+        clock: 0,
+        launches: 0,
+        fault: None,
+    })
+});
+
+pub(crate) fn state() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Runs a function on the state and gives its CUresult.
+pub(crate) fn call(f: impl FnOnce(&mut State) -> Result<(), Code>) -> Code {
+    f(&mut state()).err().unwrap_or(Code::SUCCESS)
+}
+
+impl State {
+    pub fn handle(&mut self) -> usize {
+        self.next_handle += 1;
+        self.next_handle
+    }
+
+    /// What a call that needs the device returns where a fault has happened or the device is gone.
+    pub fn healthy(&self) -> Result<(), Code> {
+        if let Some(Inject::Lost { launches }) = self.options.inject {
+            if self.launches >= launches {
+                return Err(Code::DEVICE_UNAVAILABLE);
+            }
+        }
+        self.fault.map_or(Ok(()), Err)
+    }
+
+    /// Accounts for a finished launch: prints and records its reports.
+    pub fn finish(&mut self, kernel: &str, reports: &[Report], counts: &Counts) {
+        self.launches += 1;
+        self.clock += counts.instructions;
+        if let Some(path) = &self.options.counts {
+            let line = format!(
+                "{kernel},{},{},{},{},{},{},{},{},{}\n",
+                counts.instructions,
+                counts.mma,
+                counts.barriers,
+                counts.global_read,
+                counts.global_written,
+                counts.sectors,
+                counts.sectors_least,
+                counts.shared_passes,
+                counts.shared_passes_least
+            );
+            append(path, &line);
+        }
+        reports.iter().for_each(|report| self.report(report.kind, &report.to_string()));
+    }
+
+    /// A fault of a launch or of a call.
+    pub fn report(&mut self, kind: Kind, text: &str) {
+        eprintln!("safedepth-emulator: {text}");
+        if let Some(path) = &self.options.report {
+            append(path, &format!("{text}\n"));
+        }
+        match self.options.faults {
+            Faults::Report => {}
+            Faults::Error => self.fault = self.fault.or(Some(Code(kind.cuda_error()))),
+            Faults::Abort => std::process::abort(),
+        }
+    }
+}
+
+fn append(path: &str, text: &str) {
+    let written = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()));
+    if let Err(error) = written {
+        eprintln!("safedepth-emulator: cannot write {path}: {error}");
+    }
+}
+
+/// Writes a result through a pointer the program gave.
+///
+/// # Safety
+/// `to` is null or valid for a write of `T`.
+pub(crate) unsafe fn give<T>(to: *mut T, value: T) -> Result<(), Code> {
+    if to.is_null() {
+        return Err(Code::INVALID_VALUE);
+    }
+    // SAFETY: not null, and the caller vouches for the rest.
+    unsafe { to.write(value) };
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! `safedepth-emulator run PROGRAM [ARGS]` runs a CUDA program on the emulator; `safedepth-emulator bench` times it.
+
+use safedepth_emulator::device::{Device, Shape};
+use safedepth_emulator::vm::Settings;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+const USAGE: &str =
+    "safedepth-emulator run PROGRAM [ARGS]   runs a CUDA program on the CPU and reports its kernels' faults
+safedepth-emulator bench                times the interpreter on a flash-attention kernel
+
+run ends with the program's exit code, or with 3 where the program succeeded but faults were reported.
+The README lists the SAFEDEPTH_EMULATOR_* environment variables.";
+
+/// The program succeeded, its kernels did not.
+const FAULTS: u8 = 3;
+
+/// The names that programs look for: cudarc tries libcuda.so before libcuda.so.1, so one alone could load a real driver.
+const NAMES: [&str; 5] = ["libcuda.so", "libcuda.so.1", "libcublasLt.so", "libcublasLt.so.13", "libcublasLt.so.12"];
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let outcome = match arguments.first().and_then(|word| word.to_str()) {
+        Some("run") if arguments.len() > 1 => run(&arguments[1..]),
+        Some("bench") if arguments.len() == 1 => bench(),
+        Some("--help" | "-h" | "help") => {
+            println!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            Ok(ExitCode::from(2))
+        }
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("safedepth-emulator: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The shared library lies beside this program, or where cargo puts it for tests.
+fn library() -> Result<PathBuf, String> {
+    let program = std::env::current_exe().map_err(|error| format!("cannot find this program's folder: {error}"))?;
+    let folder = program.parent().unwrap_or(Path::new("."));
+    let candidates = [folder.join("libsafedepth_emulator.so"), folder.join("deps/libsafedepth_emulator.so")];
+    let found = candidates.iter().find(|path| path.exists());
+    found.cloned().ok_or(format!("libsafedepth_emulator.so is not in {}: build the whole package", folder.display()))
+}
+
+fn run(command: &[std::ffi::OsString]) -> Result<ExitCode, String> {
+    let library = library()?;
+    let folder = std::env::temp_dir().join(format!("safedepth-emulator-{}", std::process::id()));
+    let fail = |what: &str, error: std::io::Error| format!("cannot {what} {}: {error}", folder.display());
+    std::fs::create_dir_all(&folder).map_err(|error| fail("make", error))?;
+    for name in NAMES {
+        std::os::unix::fs::symlink(&library, folder.join(name)).map_err(|error| fail("link the library in", error))?;
+    }
+    let report = folder.join("reports");
+    // The program's own list of reports is kept where the user wants it; the exit code needs one in any case.
+    let listed = std::env::var_os("SAFEDEPTH_EMULATOR_REPORT").map_or(report.clone(), PathBuf::from);
+    let before = std::fs::metadata(&listed).map_or(0, |data| data.len());
+    let mut path = folder.clone().into_os_string();
+    if let Some(old) = std::env::var_os("LD_LIBRARY_PATH").filter(|old| !old.is_empty()) {
+        path.push(":");
+        path.push(old);
+    }
+    let status = Command::new(&command[0])
+        .args(&command[1..])
+        .env("LD_LIBRARY_PATH", path)
+        .env("SAFEDEPTH_EMULATOR_REPORT", &listed)
+        .status();
+    let faults = std::fs::metadata(&listed).map_or(0, |data| data.len()) > before;
+    // The folder holds links and the report file only; what cannot be removed is left to the system's cleaning.
+    let _ = std::fs::remove_dir_all(&folder);
+    let status = status.map_err(|error| format!("cannot run {}: {error}", command[0].display()))?;
+    Ok(match status.code() {
+        Some(0) if faults => ExitCode::from(FAULTS),
+        Some(code) => ExitCode::from(code as u8),
+        // Killed by a signal.
+        None => ExitCode::FAILURE,
+    })
+}
+
+/// Warp-instructions a second of one core on causal attention, 2 heads of 512 x 128, with and without detection.
+fn bench() -> Result<ExitCode, String> {
+    const HEADS: usize = 2;
+    const LENGTH: usize = 512;
+    const DEPTH: usize = 128;
+    let text = include_str!("../tests/cu/flash.ptx");
+    println!("kernel,detect,warp_instructions,mma,seconds,million_per_second");
+    for detect in [true, false] {
+        let mut device = Device::new(Settings { threads: 1, detect, ..Settings::default() });
+        let loaded = device.load(text).map_err(|error| error.to_string())?;
+        // bf16 values between -1 and 1 without a pattern.
+        let values: Vec<u8> = (0..HEADS * LENGTH * DEPTH)
+            .flat_map(|i| (0x3f00 + (i * 7919 % 128) as u16 | (i as u16 & 1) << 15).to_le_bytes())
+            .collect();
+        let mut upload = |bytes: &[u8]| {
+            let address = device.memory.allocate(bytes.len() as u64);
+            if let Some((buffer, _)) = device.memory.find(address) {
+                buffer.write(0, bytes);
+            }
+            address
+        };
+        let [q, k, v, o, sums] =
+            [&values, &values, &values, &values, &vec![0; 4 * HEADS * LENGTH]].map(|bytes| upload(bytes).to_le_bytes());
+        let (length, scale) = ((LENGTH as i32).to_le_bytes(), 0.088f32.to_le_bytes());
+        let arguments: [&[u8]; 7] = [&length, &scale, &q, &k, &v, &o, &sums];
+        let shape = Shape {
+            grid: [LENGTH as u32 / 64, HEADS as u32, 1],
+            block: [128, 1, 1],
+            dynamic_shared: 5 * 64 * (DEPTH as u32 + 8) * 2,
+        };
+        let mut times = Vec::new();
+        let mut counts = None;
+        for _ in 0..7 {
+            let start = std::time::Instant::now();
+            let outcome =
+                device.launch(&loaded, "flash_128", shape, &arguments).map_err(|refusal| refusal.to_string())?;
+            times.push(start.elapsed().as_secs_f64());
+            if let Some(report) = outcome.reports.first() {
+                return Err(format!("the kernel has a fault: {report}"));
+            }
+            counts = Some(outcome.counts);
+        }
+        times.sort_by(f64::total_cmp);
+        let (median, counts) = (times[times.len() / 2], counts.unwrap_or_default());
+        let rate = counts.instructions as f64 / median * 1e-6;
+        println!("flash_128,{detect},{},{},{median:.4},{rate:.2}", counts.instructions, counts.mma);
+    }
+    Ok(ExitCode::SUCCESS)
+}

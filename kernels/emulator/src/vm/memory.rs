@@ -1,0 +1,528 @@
+//! Loads, stores, matrix loads and asynchronous copies, each access checked before it is made.
+
+use super::block::Context;
+use super::warp::Warp;
+use super::{Lanes, each};
+use crate::memory::{Buffer, SHIFT};
+use crate::ptx::decode::{LOCAL_BASE, SHARED_BASE};
+use crate::ptx::op::{Access, Address, Base, CopyAsync, MatrixLoad, NONE, Window};
+use crate::race::global::{Touch, touch};
+use crate::race::report::Kind;
+use crate::race::shared::{Conflict, Trouble, Who};
+
+/// At most 16 bytes on their way.
+pub type Data = [u32; 4];
+
+const SHARED: u64 = SHARED_BASE >> SHIFT;
+const LOCAL: u64 = LOCAL_BASE >> SHIFT;
+const OFFSET: u64 = (1 << SHIFT) - 1;
+
+/// The lane an access is made by, as reports name it.
+#[derive(Clone, Copy)]
+pub struct At {
+    pub warp: u8,
+    pub lane: u32,
+    pub pc: u32,
+}
+
+#[inline(always)]
+pub fn addresses(warp: &Warp, address: Address) -> [u64; 32] {
+    let offset = address.offset as u64;
+    match address.base {
+        Base::Absolute => [offset; 32],
+        Base::Double(slot) => warp.doubles[slot as usize].map(|base| base.wrapping_add(offset)),
+        Base::Word(slot) => warp.words[slot as usize].map(|base| u64::from(base.wrapping_add(offset as u32))),
+    }
+}
+
+/// Checks bounds and alignment in global memory.
+pub fn locate<'l>(context: &Context<'l>, at: At, address: u64, bytes: u32, verb: &str) -> Option<(&'l Buffer, u64)> {
+    if !address.is_multiple_of(bytes.into()) {
+        context.fault(at.warp, at.lane, Kind::Misaligned, at.pc, Some(address), || {
+            format!("{verb} {bytes} bytes at an address not a multiple of {bytes}")
+        });
+        return None;
+    }
+    let memory = context.launch.memory;
+    match memory.range(address, bytes.into()) {
+        Some((buffer, offset)) => Some((buffer, offset)),
+        None => {
+            context.fault(at.warp, at.lane, Kind::OutOfBounds, at.pc, Some(address), || match memory.find(address) {
+                Some((buffer, offset)) => {
+                    format!("{verb} {bytes} bytes at offset {offset} of an allocation of {} bytes", buffer.len())
+                }
+                None => format!("{verb} {bytes} bytes where no allocation is"),
+            });
+            None
+        }
+    }
+}
+
+/// Watches an access to global memory that lies in bounds.
+#[inline]
+pub fn watch(context: &Context, at: At, buffer: &Buffer, offset: u64, bytes: u32, kind: Touch, address: u64) {
+    let launch = context.launch;
+    if kind == Touch::Read || kind == Touch::Atomic {
+        if !buffer.is_written(offset, bytes) {
+            context.fault(at.warp, at.lane, Kind::Uninitialised, at.pc, Some(address), || {
+                format!("reads {bytes} bytes of global memory of which some were never written")
+            });
+        }
+    }
+    let first = offset as usize / 4;
+    let words = (bytes as usize).div_ceil(4);
+    let mask = if bytes >= 4 { 15 } else { ((1 << bytes) - 1) << (offset % 4) };
+    for word in first..first + words {
+        if let Some(conflict) = touch(buffer.shadow(word), launch.epoch, context.linear, mask, kind, &context.acquired)
+        {
+            context.fault(at.warp, at.lane, Kind::GlobalRace, at.pc, Some(address), || {
+                let verb = if kind == Touch::Read { "reads" } else { "writes" };
+                let [x, y, _] = launch.grid;
+                let other = conflict.other.map_or("other blocks".to_owned(), |b| {
+                    format!("block ({}, {}, {})", b % x, b / x % y, b / (x * y))
+                });
+                format!("{verb} what {other} {} in the same launch", if conflict.wrote { "wrote" } else { "read" })
+            });
+            return;
+        }
+    }
+}
+
+/// Checks bounds and alignment in shared memory.
+pub fn shared_in_bounds(context: &Context, at: At, address: u64, bytes: u32, verb: &str) -> bool {
+    let size = u64::from(context.launch.program.shared_bytes + context.launch.dynamic_shared);
+    if !address.is_multiple_of(bytes.into()) {
+        context.fault(at.warp, at.lane, Kind::Misaligned, at.pc, Some(address), || {
+            format!("{verb} {bytes} bytes of shared memory at an address not a multiple of {bytes}")
+        });
+        return false;
+    }
+    if address + u64::from(bytes) > size {
+        context.fault(at.warp, at.lane, Kind::OutOfBounds, at.pc, Some(address), || {
+            format!("{verb} {bytes} bytes at offset {address} of {size} bytes of shared memory")
+        });
+        return false;
+    }
+    true
+}
+
+#[cold]
+pub fn shared_conflict(context: &Context, at: At, address: u64, verb: &str, conflict: Conflict) {
+    let (kind, what) = match conflict.trouble {
+        Trouble::Unwritten => (Kind::Uninitialised, format!("{verb} shared memory that was never written")),
+        Trouble::Pending => (
+            Kind::EarlyRead,
+            format!("{verb} what {conflict} copies asynchronously at {}, before the wait", context.place(conflict.pc)),
+        ),
+        Trouble::Race { wrote } => {
+            let past = if wrote { "wrote" } else { "read" };
+            (
+                Kind::SharedRace,
+                format!("{verb} what {conflict} {past} with no barrier between, at {}", context.place(conflict.pc)),
+            )
+        }
+    };
+    context.fault(at.warp, at.lane, kind, at.pc, Some(address), || what);
+}
+
+macro_rules! who {
+    ($warp:expr, $context:expr, $pc:expr) => {
+        Who { warp: $warp.index, clock: $warp.clock, pc: $pc, known: &$context.known[$warp.index as usize] }
+    };
+}
+pub(super) use who;
+
+#[inline(always)]
+fn shared_data(shared: &[u8], address: usize, bytes: usize) -> Data {
+    let mut data = [0; 4];
+    if bytes >= 4 {
+        for (word, chunk) in data.iter_mut().zip(shared[address..address + bytes].as_chunks::<4>().0) {
+            *word = u32::from_le_bytes(*chunk);
+        }
+    } else {
+        for (i, byte) in shared[address..address + bytes].iter().enumerate() {
+            data[0] |= u32::from(*byte) << (8 * i);
+        }
+    }
+    data
+}
+
+#[inline(always)]
+fn read_shared(warp: &Warp, context: &mut Context, at: At, lane: u8, address: u64, bytes: u32) -> Data {
+    if !shared_in_bounds(context, at, address, bytes, "reads") {
+        return [0; 4];
+    }
+    if context.launch.detect {
+        let conflict = context.shadow.read(&who!(warp, context, at.pc), lane, address as u32, bytes);
+        if let Some(conflict) = conflict {
+            shared_conflict(context, at, address, "reads", conflict);
+        }
+    }
+    shared_data(&context.shared, address as usize, bytes as usize)
+}
+
+#[inline(always)]
+fn write_shared(warp: &Warp, context: &mut Context, at: At, address: u64, bytes: u32, data: Data) {
+    if !shared_in_bounds(context, at, address, bytes, "writes") {
+        return;
+    }
+    let to = address as usize..(address + u64::from(bytes)) as usize;
+    let flat: [[u8; 4]; 4] = data.map(u32::to_le_bytes);
+    let from = &flat.as_flattened()[..bytes as usize];
+    if context.launch.detect {
+        let same = context.shared[to.clone()] == *from;
+        let conflict =
+            context.shadow.write(&who!(warp, context, at.pc), at.lane as u8, address as u32, bytes, false, same);
+        if let Some(conflict) = conflict {
+            shared_conflict(context, at, address, "writes", conflict);
+        }
+    }
+    context.shared[to].copy_from_slice(from);
+}
+
+#[inline(always)]
+fn global_data(buffer: &Buffer, offset: u64, bytes: u32) -> Data {
+    let first = offset as usize / 4;
+    let mut data = [0; 4];
+    if bytes >= 4 {
+        for (i, word) in data.iter_mut().enumerate().take(bytes as usize / 4) {
+            *word = buffer.word(first + i);
+        }
+    } else {
+        data[0] = buffer.word(first) >> (offset % 4 * 8) & ((1 << (8 * bytes)) - 1);
+    }
+    data
+}
+
+fn read_global(context: &Context, at: At, address: u64, bytes: u32, strong: bool) -> Data {
+    let Some((buffer, offset)) = locate(context, at, address, bytes, "reads") else { return [0; 4] };
+    if context.launch.detect {
+        watch(context, at, buffer, offset, bytes, if strong { Touch::Atomic } else { Touch::Read }, address);
+    }
+    global_data(buffer, offset, bytes)
+}
+
+fn write_global(context: &Context, at: At, address: u64, bytes: u32, data: Data, strong: bool) {
+    let Some((buffer, offset)) = locate(context, at, address, bytes, "writes") else { return };
+    buffer.mark_written(offset, bytes);
+    if context.launch.detect {
+        watch(context, at, buffer, offset, bytes, if strong { Touch::Atomic } else { Touch::Write }, address);
+    }
+    let first = offset as usize / 4;
+    if bytes >= 4 {
+        (0..bytes as usize / 4).for_each(|i| buffer.set_word(first + i, data[i]));
+    } else {
+        let shift = offset % 4 * 8;
+        buffer.merge_word(first, data[0] << shift, ((1 << (8 * bytes)) - 1) << shift);
+    }
+}
+
+/// A thread's own memory: its place in the warp's, if in bounds.
+fn local(warp: &Warp, context: &Context, at: At, address: u64, bytes: u32, verb: &str) -> Option<usize> {
+    let size = u64::from(context.launch.program.local_bytes);
+    if !address.is_multiple_of(bytes.into()) || address + u64::from(bytes) > size {
+        let kind = if address.is_multiple_of(bytes.into()) { Kind::OutOfBounds } else { Kind::Misaligned };
+        context.fault(warp.index, at.lane, kind, at.pc, Some(address), || {
+            format!("{verb} {bytes} bytes at offset {address} of {size} bytes of local memory")
+        });
+        return None;
+    }
+    Some((u64::from(at.lane) * size + address) as usize)
+}
+
+fn read_local(warp: &Warp, context: &Context, at: At, address: u64, bytes: u32) -> Data {
+    let Some(start) = local(warp, context, at, address, bytes, "reads") else { return [0; 4] };
+    let range = start..start + bytes as usize;
+    if context.launch.detect && !warp.local_written[range].iter().all(|written| *written) {
+        context.fault(warp.index, at.lane, Kind::Uninitialised, at.pc, Some(address), || {
+            format!("reads {bytes} bytes of local memory of which some were never written")
+        });
+    }
+    shared_data(&warp.local, start, bytes as usize)
+}
+
+fn write_local(warp: &mut Warp, context: &Context, at: At, address: u64, bytes: u32, data: Data) {
+    let Some(start) = local(warp, context, at, address, bytes, "writes") else { return };
+    let range = start..start + bytes as usize;
+    warp.local_written[range.clone()].fill(true);
+    let flat = data.map(u32::to_le_bytes);
+    warp.local[range].copy_from_slice(&flat.as_flattened()[..bytes as usize]);
+}
+
+/// Where an address leads: its window and the address in it.
+#[inline(always)]
+pub fn resolve(window: Window, address: u64) -> (Window, u64) {
+    match (window, address >> SHIFT) {
+        (Window::Generic, SHARED) => (Window::Shared, address & OFFSET),
+        (Window::Generic | Window::Local, LOCAL) => (Window::Local, address & OFFSET),
+        (window, _) => (window, address),
+    }
+}
+
+/// Counts sectors of an access to global memory, or passes over the banks of one to shared memory.
+#[inline(always)]
+pub fn count(context: &mut Context, window: Window, addresses: &[u64; 32], mask: u32, bytes: u32, store: bool) {
+    let active = u64::from(mask.count_ones());
+    match window {
+        Window::Shared => {
+            // 128 bytes a pass: accesses of 8 bytes go by half warps, of 16 by quarters.
+            let lanes = 128 / bytes.max(4);
+            let mut passes = 0;
+            let mut least = 0;
+            let mut start = 0;
+            while start < 32 {
+                let part = if lanes >= 32 { mask } else { mask & (((1u32 << lanes) - 1) << start) };
+                if part != 0 {
+                    passes += bank_passes(addresses, part);
+                    least += 1;
+                }
+                start += lanes;
+            }
+            context.counts.shared_passes += passes;
+            context.counts.shared_passes_least += least;
+        }
+        Window::Generic => {
+            let mut seen = [u64::MAX; 32];
+            let mut sectors = 0;
+            each(mask, |lane| {
+                let sector = addresses[lane] / 32;
+                if !seen[..sectors].iter().rev().any(|old| *old == sector) {
+                    seen[sectors] = sector;
+                    sectors += 1;
+                }
+            });
+            let moved = active * u64::from(bytes);
+            context.counts.sectors += sectors as u64;
+            context.counts.sectors_least += moved.div_ceil(32).min(sectors as u64);
+            *if store { &mut context.counts.global_written } else { &mut context.counts.global_read } += moved;
+        }
+        _ => {}
+    }
+}
+
+/// How often the banks must be gone over: lanes that want other words of one bank wait for another pass.
+fn bank_passes(addresses: &[u64; 32], mask: u32) -> u64 {
+    let mut left = mask;
+    let mut passes = 0;
+    while left != 0 {
+        let mut owner = [u64::MAX; 32];
+        passes += 1;
+        let mut rest = 0;
+        each(left, |lane| {
+            let word = addresses[lane] / 4;
+            let bank = &mut owner[word as usize % 32];
+            if *bank == u64::MAX {
+                *bank = word;
+            }
+            if *bank != word {
+                rest |= 1 << lane;
+            }
+        });
+        left = rest;
+    }
+    passes
+}
+
+fn element(data: &Data, index: usize, access: &Access) -> u64 {
+    let signed = access.kind.signed();
+    match access.kind.bytes() {
+        8 => u64::from(data[2 * index]) | u64::from(data[2 * index + 1]) << 32,
+        4 => data[index].into(),
+        2 => {
+            let half = (data[index / 2] >> (16 * (index % 2))) as u16;
+            if signed { half as i16 as u32 as u64 } else { half.into() }
+        }
+        _ => {
+            let byte = (data[index / 4] >> (8 * (index % 4))) as u8;
+            if signed { byte as i8 as u32 as u64 } else { byte.into() }
+        }
+    }
+}
+
+pub fn load(warp: &mut Warp, context: &mut Context, access: &Access, pc: u32, mask: u32) {
+    let bytes = access.kind.bytes() * u32::from(access.count);
+    if access.window == Window::Param {
+        let start = access.address.offset as usize;
+        let data = shared_data(context.launch.parameters, start, bytes as usize);
+        for index in 0..access.count as usize {
+            let value = element(&data, index, access);
+            set(warp, access, index, mask, &[value; 32]);
+        }
+        return;
+    }
+    let at_lanes = addresses(warp, access.address);
+    let mut data = [[0; 4]; 32];
+    let first = resolve(access.window, at_lanes[mask.trailing_zeros() as usize]).0;
+    count(context, first, &at_lanes, mask, bytes, false);
+    each(mask, |lane| {
+        let at = At { warp: warp.index, lane: lane as u32, pc };
+        let (window, address) = resolve(access.window, at_lanes[lane]);
+        data[lane] = match window {
+            Window::Shared => read_shared(warp, context, at, lane as u8, address, bytes),
+            Window::Local => read_local(warp, context, at, address, bytes),
+            _ => read_global(context, at, address, bytes, access.strong),
+        };
+    });
+    if access.strong && first == Window::Generic {
+        synchronise(context, &at_lanes, mask, false);
+    }
+    if access.kind.bytes() == 4 {
+        for index in 0..access.count as usize {
+            let slot = access.registers[index];
+            if slot != NONE {
+                let value: Lanes = std::array::from_fn(|lane| data[lane][index]);
+                super::put(&mut warp.words[slot as usize], mask, &value);
+            }
+        }
+        return;
+    }
+    for index in 0..access.count as usize {
+        let value = std::array::from_fn(|lane| element(&data[lane], index, access));
+        set(warp, access, index, mask, &value);
+    }
+}
+
+fn set(warp: &mut Warp, access: &Access, index: usize, mask: u32, value: &[u64; 32]) {
+    match access.registers[index] {
+        NONE => {}
+        slot if access.double => super::put(&mut warp.doubles[slot as usize], mask, value),
+        slot => super::put(&mut warp.words[slot as usize], mask, &value.map(|bits| bits as u32)),
+    }
+}
+
+pub fn store(warp: &mut Warp, context: &mut Context, access: &Access, pc: u32, mask: u32) {
+    let each_bytes = access.kind.bytes();
+    let bytes = each_bytes * u32::from(access.count);
+    let at_lanes = addresses(warp, access.address);
+    let first = resolve(access.window, at_lanes[mask.trailing_zeros() as usize]).0;
+    count(context, first, &at_lanes, mask, bytes, true);
+    if access.strong && first == Window::Generic {
+        synchronise(context, &at_lanes, mask, context.fenced);
+    }
+    each(mask, |lane| {
+        let mut data = [0; 4];
+        for index in 0..access.count as usize {
+            let slot = access.registers[index] as usize;
+            match each_bytes {
+                8 => {
+                    let value = warp.doubles[slot][lane];
+                    (data[2 * index], data[2 * index + 1]) = (value as u32, (value >> 32) as u32);
+                }
+                4 => data[index] = warp.words[slot][lane],
+                2 => data[index / 2] |= (warp.words[slot][lane] & 0xffff) << (16 * (index % 2)),
+                _ => data[index / 4] |= (warp.words[slot][lane] & 0xff) << (8 * (index % 4)),
+            }
+        }
+        let at = At { warp: warp.index, lane: lane as u32, pc };
+        match resolve(access.window, at_lanes[lane]) {
+            (Window::Shared, address) => write_shared(warp, context, at, address, bytes, data),
+            (Window::Local, address) => write_local(warp, context, at, address, bytes, data),
+            (_, address) => write_global(context, at, address, bytes, data, access.strong),
+        }
+    });
+}
+
+/// An ordered access to global memory learns what was published at its address, and may publish.
+pub fn synchronise(context: &mut Context, addresses: &[u64; 32], mask: u32, publish: bool) {
+    let launch = context.launch;
+    each(mask, |lane| launch.published.atomic(addresses[lane], context.linear, publish, &mut context.acquired));
+}
+
+/// ldmatrix and stmatrix: lane 8 m + r holds the address of row r of matrix m; lane l's register m holds elements
+/// (l / 4, 2 (l % 4)) and the next of the matrix, or of its transpose.
+pub fn matrix(warp: &mut Warp, context: &mut Context, m: &MatrixLoad, pc: u32, active: u32) {
+    let at_lanes = addresses(warp, m.address);
+    for matrix in 0..m.count as usize {
+        count(context, Window::Shared, &at_lanes, 0xff << (8 * matrix), 16, m.store);
+        let slot = m.registers[matrix] as usize;
+        let mut flat: Lanes = [0; 32];
+        if m.store {
+            flat = if m.transposed { transpose(&warp.words[slot]) } else { warp.words[slot] };
+        }
+        for row in 0..8 {
+            let lane = 8 * matrix + row;
+            let at = At { warp: warp.index, lane: lane as u32, pc };
+            if m.store {
+                let data = std::array::from_fn(|word| flat[4 * row + word]);
+                write_shared(warp, context, at, at_lanes[lane], 16, data);
+            } else {
+                // The row goes to other lanes: the whole warp reads it.
+                let data = read_shared(warp, context, at, 32, at_lanes[lane], 16);
+                flat[4 * row..4 * row + 4].copy_from_slice(&data);
+            }
+        }
+        if !m.store {
+            let value = if m.transposed { transpose(&flat) } else { flat };
+            super::put(&mut warp.words[slot], active, &value);
+        }
+    }
+}
+
+/// An 8 x 8 matrix of 16-bit elements, four words a row.
+fn transpose(flat: &Lanes) -> Lanes {
+    std::array::from_fn(|lane| {
+        let (row, column) = (lane % 4 * 2, lane / 4);
+        let half = |row: usize| flat[4 * row + column / 2] >> (16 * (column % 2)) & 0xffff;
+        half(row) | half(row + 1) << 16
+    })
+}
+
+pub fn copy_async(warp: &mut Warp, context: &mut Context, c: &CopyAsync, pc: u32, mask: u32) {
+    let (to, from) = (addresses(warp, c.to), addresses(warp, c.from));
+    let bytes = u32::from(c.bytes);
+    count(context, Window::Shared, &to, mask, bytes, true);
+    let sizes: Lanes = if c.size == NONE { [bytes; 32] } else { warp.words[c.size as usize] };
+    let reading = (0..32).fold(0, |reading, lane| reading | u32::from(sizes[lane] > 0) << lane) & mask;
+    if reading != 0 {
+        count(context, Window::Generic, &from, reading, bytes, false);
+    }
+    let mut copies = std::mem::take(&mut warp.copies);
+    let mut good = 0;
+    let mut fetched = [[0; 4]; 32];
+    each(mask, |lane| {
+        let at = At { warp: warp.index, lane: lane as u32, pc };
+        let size = sizes[lane].min(bytes);
+        // Reads of fewer bytes than are copied come by bytes, the rest is zero.
+        let data = &mut fetched[lane];
+        match size {
+            0 => {}
+            _ if size == bytes => *data = read_global(context, at, from[lane], bytes, false),
+            _ => (0..size).for_each(|byte| {
+                let value = read_global(context, at, from[lane] + u64::from(byte), 1, false)[0];
+                data[byte as usize / 4] |= value << (byte % 4 * 8);
+            }),
+        }
+        if !shared_in_bounds(context, at, to[lane], bytes, "copies") {
+            return;
+        }
+        good |= 1 << lane;
+        if context.launch.detect {
+            let conflict =
+                context.shadow.write(&who!(warp, context, pc), lane as u8, to[lane] as u32, bytes, true, false);
+            if let Some(conflict) = conflict {
+                shared_conflict(context, at, to[lane], "copies over", conflict);
+            }
+        }
+    });
+    copies.start(pc, good, c.bytes, |places, data| {
+        *places = to.map(|address| address as u32);
+        *data = fetched;
+    });
+    warp.copies = copies;
+}
+
+pub fn copy_wait(warp: &mut Warp, context: &mut Context, pending: u32, _pc: u32, mask: u32) {
+    let mut copies = std::mem::take(&mut warp.copies);
+    copies.arrive(mask, pending, |batch, landed| {
+        let who = who!(warp, context, batch.pc);
+        each(landed, |lane| {
+            let (to, bytes) = (batch.to[lane], u32::from(batch.bytes));
+            if context.launch.detect {
+                context.shadow.land(&who, lane as u8, to, bytes);
+            }
+            let flat = batch.data[lane].map(u32::to_le_bytes);
+            context.shared[to as usize..(to + bytes) as usize].copy_from_slice(&flat.as_flattened()[..bytes as usize]);
+        });
+    });
+    warp.copies = copies;
+}

@@ -1,0 +1,451 @@
+//! A warp: 32 lanes that share an instruction while they stand at the same place.
+//!
+//! Lanes that parted are groups of (pc, mask). The group with the lowest pc runs, until it meets another, parts again,
+//! waits for lanes it must act together with, or leaves. Groups at one pc become one.
+
+use super::block::Context;
+use super::copy::Copies;
+use super::launch::Launch;
+use super::{ALL, Lanes, WideLanes, alu, collective, exchange, matrix, memory, print};
+use crate::ptx::decode::{Constant, MaskKind};
+use crate::ptx::op::{NONE, Op, Role, Slot};
+use crate::ptx::registers::{Step, copies};
+use crate::ptx::types::Class;
+use crate::race::report::Kind;
+use std::collections::HashMap;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Group {
+    pub pc: u32,
+    pub mask: u32,
+    /// Stands at a collective operation whose other lanes are elsewhere.
+    waiting: bool,
+    /// Nobody else can come: it acts with the lanes it has.
+    forced: bool,
+}
+
+/// Why a warp handed back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    Done,
+    Barrier,
+    Budget,
+}
+
+/// What ends a stretch of instructions of one group.
+enum Event {
+    Regroup,
+    Barrier,
+    Budget,
+}
+
+pub struct Warp {
+    pub index: u8,
+    pub words: Vec<Lanes>,
+    pub doubles: Vec<WideLanes>,
+    pub predicates: Vec<u32>,
+    /// Lanes that have not left.
+    pub live: u32,
+    pub groups: Vec<Group>,
+    /// Moves at every synchronisation; starts at 1.
+    pub clock: u32,
+    pub local: Vec<u8>,
+    pub local_written: Vec<bool>,
+    pub copies: Copies,
+    /// Lanes in which a watched register was written.
+    written: HashMap<(Class, Slot), u32>,
+    /// Instructions run so far.
+    pub ran: u64,
+}
+
+impl Warp {
+    pub fn new(launch: &Launch, index: u8) -> Self {
+        let [predicates, words, doubles] = launch.program.files;
+        let local = launch.program.local_bytes as usize * 32;
+        Self {
+            index,
+            words: vec![[0; 32]; words],
+            doubles: vec![[0; 32]; doubles],
+            predicates: vec![0; predicates],
+            live: 0,
+            groups: Vec::new(),
+            clock: 1,
+            local: vec![0xff; local],
+            local_written: vec![false; local],
+            copies: Copies::default(),
+            written: HashMap::new(),
+            ran: 0,
+        }
+    }
+
+    /// At the first instruction, with the constants of this warp of this block.
+    pub fn reset(&mut self, launch: &Launch, block: [u32; 3]) {
+        let threads = launch.threads();
+        let first = u32::from(self.index) * 32;
+        let present = (threads - first).min(32);
+        self.live = if present == 32 { ALL } else { (1 << present) - 1 };
+        self.groups.clear();
+        self.groups.push(Group { pc: 0, mask: self.live, waiting: false, forced: false });
+        self.clock = 1;
+        self.local_written.fill(false);
+        self.copies.clear();
+        self.written.clear();
+        self.words.fill([0x7fff_7fff; 32]);
+        for &(class, slot, constant) in &launch.program.constants {
+            let value: WideLanes =
+                std::array::from_fn(|lane| value_of(launch, block, self.index, lane as u32, constant));
+            match class {
+                Class::Double => self.doubles[slot as usize] = value,
+                Class::Word => self.words[slot as usize] = value.map(|bits| bits as u32),
+                Class::Predicate => self.predicates[slot as usize] = if value[0] == 0 { 0 } else { ALL },
+            }
+        }
+    }
+
+    /// Goes on after a barrier.
+    pub fn pass_barrier(&mut self) {
+        for group in &mut self.groups {
+            group.pc += 1;
+        }
+    }
+
+    pub fn pc(&self) -> u32 {
+        self.groups.first().map_or(0, |group| group.pc)
+    }
+
+    /// The group to run next, after merging groups that met; `None` if all wait.
+    fn pick(&mut self) -> Option<usize> {
+        if self.groups.len() > 1 {
+            self.groups.sort_unstable_by_key(|group| group.pc);
+            self.groups.dedup_by(|next, first| {
+                let met = next.pc == first.pc;
+                if met {
+                    first.mask |= next.mask;
+                    first.waiting = false;
+                }
+                met
+            });
+        }
+        self.groups.iter().position(|group| !group.waiting)
+    }
+
+    fn watch_before(&mut self, context: &Context, step: &Step, pc: u32, active: u32) {
+        let watched = &context.launch.program.watched;
+        if step.guard != NONE {
+            self.check_written(context, Class::Predicate, step.guard, pc, self.live_group(pc));
+        }
+        if copies(&step.op) {
+            return;
+        }
+        let mut uses = Vec::new();
+        step.op.clone().slots(&mut |class, slot, role| {
+            if role == Role::Use && watched.contains(&(class, *slot)) {
+                uses.push((class, *slot));
+            }
+        });
+        for (class, slot) in uses {
+            self.check_written(context, class, slot, pc, active);
+        }
+    }
+
+    fn live_group(&self, pc: u32) -> u32 {
+        self.groups.iter().find(|group| group.pc == pc).map_or(0, |group| group.mask)
+    }
+
+    fn lanes_written(&self, context: &Context, class: Class, slot: Slot) -> u32 {
+        if context.launch.program.watched.contains(&(class, slot)) {
+            self.written.get(&(class, slot)).copied().unwrap_or(0)
+        } else {
+            ALL
+        }
+    }
+
+    fn check_written(&mut self, context: &Context, class: Class, slot: Slot, pc: u32, active: u32) {
+        let missing = active & !self.lanes_written(context, class, slot);
+        if missing != 0 {
+            context.fault(self.index, missing.trailing_zeros(), Kind::Uninitialised, pc, None, || {
+                "reads a register that was never written on this path".into()
+            });
+            // Once is enough for each register.
+            self.written.insert((class, slot), ALL);
+        }
+    }
+
+    fn watch_after(&mut self, context: &Context, step: &Step, active: u32) {
+        let source = match step.op {
+            Op::Word1(_, _, [a]) if copies(&step.op) => self.lanes_written(context, Class::Word, a),
+            Op::Double1(_, _, [a]) if copies(&step.op) => self.lanes_written(context, Class::Double, a),
+            Op::PredicateMov { a, .. } => self.lanes_written(context, Class::Predicate, a),
+            Op::Select { a, b, p, .. } => {
+                let p = self.predicates[p as usize];
+                p & self.lanes_written(context, Class::Word, a) | !p & self.lanes_written(context, Class::Word, b)
+            }
+            Op::SelectDouble { a, b, p, .. } => {
+                let p = self.predicates[p as usize];
+                p & self.lanes_written(context, Class::Double, a) | !p & self.lanes_written(context, Class::Double, b)
+            }
+            _ => ALL,
+        };
+        step.op.clone().slots(&mut |class, slot, role| {
+            if role == Role::Define && context.launch.program.watched.contains(&(class, *slot)) {
+                let lanes = self.written.entry((class, *slot)).or_insert(0);
+                *lanes = *lanes & !active | source & active;
+            }
+        });
+    }
+}
+
+fn value_of(launch: &Launch, block: [u32; 3], warp: u8, lane: u32, constant: Constant) -> u64 {
+    let linear = u32::from(warp) * 32 + lane;
+    let [x, y, _] = launch.block;
+    let value = match constant {
+        Constant::Bits(bits) => return bits,
+        Constant::Thread(0) => linear % x,
+        Constant::Thread(1) => linear / x % y,
+        Constant::Thread(_) => linear / (x * y),
+        Constant::BlockSize(axis) => launch.block[axis as usize],
+        Constant::Block(axis) => block[axis as usize],
+        Constant::GridSize(axis) => launch.grid[axis as usize],
+        Constant::Lane => lane,
+        Constant::Warp => warp.into(),
+        Constant::Warps => launch.threads().div_ceil(32),
+        Constant::Multiprocessor => 0,
+        Constant::LaneMask(kind) => match kind {
+            MaskKind::Eq => 1 << lane,
+            MaskKind::Lt => (1 << lane) - 1,
+            MaskKind::Le => ALL >> (31 - lane),
+            MaskKind::Gt => !(ALL >> (31 - lane)),
+            MaskKind::Ge => !((1 << lane) - 1),
+        },
+        Constant::DynamicShared => launch.dynamic_shared,
+        Constant::TotalShared => launch.program.shared_bytes + launch.dynamic_shared,
+    };
+    value.into()
+}
+
+/// Runs a warp until it is done, stands at a barrier, or has used `budget` instructions.
+pub fn run(warp: &mut Warp, context: &mut Context, budget: u64) -> Stop {
+    #[cfg(target_arch = "x86_64")]
+    if context.launch.vector {
+        // SAFETY: `vector` is set only where the CPU was found to have these features.
+        return unsafe { run_vector(warp, context, budget) };
+    }
+    run_groups(warp, context, budget)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+fn run_vector(warp: &mut Warp, context: &mut Context, budget: u64) -> Stop {
+    run_groups(warp, context, budget)
+}
+
+#[inline(always)]
+fn run_groups(warp: &mut Warp, context: &mut Context, budget: u64) -> Stop {
+    let mut left = budget;
+    let stop = loop {
+        if warp.groups.is_empty() {
+            break Stop::Done;
+        }
+        let Some(group) = warp.pick() else {
+            // Every group waits for lanes that cannot come.
+            let first = &mut warp.groups[0];
+            (first.waiting, first.forced) = (false, true);
+            continue;
+        };
+        match stretch(warp, context, group, &mut left) {
+            Event::Regroup => {}
+            Event::Barrier => break Stop::Barrier,
+            Event::Budget => break Stop::Budget,
+        }
+    };
+    warp.ran += budget - left;
+    stop
+}
+
+/// Whether the group may act together with the lanes in `required`; else it waits, or acts with those present.
+fn together(warp: &mut Warp, context: &Context, group: usize, pc: u32, active: u32, required: u32) -> bool {
+    let missing = required & !active;
+    if missing == 0 {
+        let outside = active & !required;
+        if outside != 0 {
+            context.fault(warp.index, outside.trailing_zeros(), Kind::AbsentLanes, pc, None, || {
+                format!("lanes {outside:#010x} execute this but are not in its mask {required:#010x}")
+            });
+        }
+        return true;
+    }
+    if !warp.groups[group].forced {
+        warp.groups[group].waiting = true;
+        warp.groups[group].pc = pc;
+        return false;
+    }
+    warp.groups[group].forced = false;
+    context.fault(warp.index, active.trailing_zeros(), Kind::AbsentLanes, pc, None, || {
+        format!("waits for lanes {missing:#010x}, which left or stand elsewhere")
+    });
+    true
+}
+
+#[inline(always)]
+fn stretch(warp: &mut Warp, context: &mut Context, group: usize, left: &mut u64) -> Event {
+    let launch = context.launch;
+    let steps = &launch.program.steps[..];
+    let Group { mut pc, mask, .. } = warp.groups[group];
+    let limit = warp.groups.iter().map(|other| other.pc).filter(|&other| other > pc).min().unwrap_or(u32::MAX);
+    loop {
+        if *left == 0 {
+            warp.groups[group].pc = pc;
+            return Event::Budget;
+        }
+        *left -= 1;
+        let step = &steps[pc as usize];
+        let mut active = mask;
+        if step.guard != NONE {
+            let p = warp.predicates[step.guard as usize];
+            active &= if step.negated { !p } else { p };
+        }
+        if step.watched {
+            warp.groups[group].pc = pc;
+            warp.watch_before(context, step, pc, active);
+        }
+        // Lanes that left may be written freely, which makes most writes whole registers.
+        let wide = active | !warp.live;
+        let mut next = pc + 1;
+        match &step.op {
+            Op::Word1(op, d, [a]) => alu::unary(warp, *op, *d, *a, wide),
+            Op::Word2(op, d, s) => alu::binary(warp, *op, *d, *s, wide),
+            Op::Word3(op, d, s) => alu::ternary(warp, *op, *d, *s, wide),
+            Op::Mma(m) => {
+                if !together(warp, context, group, pc, active, ALL) {
+                    return Event::Regroup;
+                }
+                context.counts.mma += 1;
+                matrix::multiply(warp, m);
+            }
+            Op::Matrix(m) => {
+                if !together(warp, context, group, pc, active, ALL) {
+                    return Event::Regroup;
+                }
+                memory::matrix(warp, context, m, pc, active);
+            }
+            Op::Compare(c) => alu::compare(warp, c, active),
+            Op::Branch(target) => {
+                if active == mask {
+                    next = *target;
+                } else if active != 0 {
+                    warp.groups[group] = Group { pc: next, mask: mask & !active, waiting: false, forced: false };
+                    warp.groups.push(Group { pc: *target, mask: active, waiting: false, forced: false });
+                    return Event::Regroup;
+                }
+            }
+            Op::Load(m) if active != 0 => memory::load(warp, context, m, pc, active),
+            Op::Store(m) if active != 0 => memory::store(warp, context, m, pc, active),
+            Op::Atomic(a) if active != 0 => exchange::atomic(warp, context, a, pc, active),
+            Op::CopyAsync(c) if active != 0 => memory::copy_async(warp, context, c, pc, active),
+            Op::CopyCommit => warp.copies.commit(active),
+            Op::CopyWait(pending) => memory::copy_wait(warp, context, *pending, pc, active),
+            Op::CopyWaitAll => {
+                warp.copies.commit(active);
+                memory::copy_wait(warp, context, 0, pc, active);
+            }
+            Op::Shuffle(s) if active != 0 => {
+                let required = warp.words[s.mask as usize][active.trailing_zeros() as usize];
+                if !together(warp, context, group, pc, active, required) {
+                    return Event::Regroup;
+                }
+                collective::shuffle(warp, context, s, pc, active, wide);
+            }
+            Op::Vote { mask: m, .. } | Op::Match { mask: m, .. } | Op::Reduce { mask: m, .. } if active != 0 => {
+                let required = warp.words[*m as usize][active.trailing_zeros() as usize];
+                if !together(warp, context, group, pc, active, required) {
+                    return Event::Regroup;
+                }
+                collective::gather(warp, &step.op, active);
+            }
+            Op::SyncWarp(m) if active != 0 => {
+                let required = warp.words[*m as usize][active.trailing_zeros() as usize];
+                if !together(warp, context, group, pc, active, required) {
+                    return Event::Regroup;
+                }
+                warp.clock += 1;
+            }
+            Op::Barrier(_) if active != 0 => {
+                if active == warp.live && warp.groups.len() == 1 {
+                    warp.groups[group].pc = pc;
+                    return Event::Barrier;
+                }
+                if !warp.groups[group].forced {
+                    (warp.groups[group].waiting, warp.groups[group].pc) = (true, pc);
+                    return Event::Regroup;
+                }
+                warp.groups[group].forced = false;
+                let missing = warp.live & !active;
+                context.fault(warp.index, active.trailing_zeros(), Kind::BarrierDivergence, pc, None, || {
+                    format!("lanes {missing:#010x} of the warp do not come to this barrier")
+                });
+            }
+            Op::Exit => {
+                warp.live &= !active;
+                if active == mask {
+                    warp.groups.remove(group);
+                } else {
+                    warp.groups[group].mask &= !active;
+                    warp.groups[group].pc = next;
+                }
+                // A barrier asks for the lanes that are left.
+                warp.groups.iter_mut().for_each(|group| group.waiting = false);
+                return Event::Regroup;
+            }
+            Op::BranchTable(index, targets) if active != 0 => {
+                let index = warp.words[*index as usize];
+                warp.groups[group].mask &= !active;
+                warp.groups[group].pc = next;
+                for (position, &target) in targets.iter().enumerate() {
+                    let last = position + 1 == targets.len();
+                    let lanes = (0..32)
+                        .filter(|&lane| index[lane] as usize == position || last && index[lane] as usize > position);
+                    let lanes = lanes.fold(0, |lanes, lane| lanes | 1 << lane) & active;
+                    if lanes != 0 {
+                        warp.groups.push(Group { pc: target, mask: lanes, waiting: false, forced: false });
+                    }
+                }
+                warp.groups.retain(|group| group.mask != 0);
+                return Event::Regroup;
+            }
+            Op::Word4(op, d, s) => alu::quaternary(warp, *op, *d, *s, wide),
+            Op::Double1(op, d, [a]) => alu::double_unary(warp, *op, *d, *a, wide),
+            Op::Double2(op, d, s) => alu::double_binary(warp, *op, *d, *s, wide),
+            Op::Double3(op, d, s) => alu::double_ternary(warp, *op, *d, *s, wide),
+            Op::Predicate2(op, d, a, b) => {
+                let value = alu::logic(*op, warp.predicates[*a as usize], warp.predicates[*b as usize]);
+                set_predicate(warp, *d, value, active);
+            }
+            Op::PredicateMov { d, a, negated } => {
+                let value = warp.predicates[*a as usize] ^ if *negated { ALL } else { 0 };
+                set_predicate(warp, *d, value, active);
+            }
+            Op::Fence => context.fenced = true,
+            Op::ActiveMask(d) => super::put(&mut warp.words[*d as usize], active, &[active; 32]),
+            Op::Clock(d) => super::put(&mut warp.words[*d as usize], active, &[(warp.ran + *left) as u32; 32]),
+            Op::Clock64(d) => {
+                let now = launch.started.elapsed().as_nanos() as u64;
+                super::put(&mut warp.doubles[*d as usize], active, &[now; 32]);
+            }
+            Op::Print { .. } | Op::Assert { .. } | Op::Trap => print::host(warp, context, &step.op, pc, active),
+            other => alu::mixed(warp, other, wide),
+        }
+        if step.watched {
+            warp.watch_after(context, step, active);
+        }
+        pc = next;
+        if pc >= limit {
+            warp.groups[group].pc = pc;
+            return Event::Regroup;
+        }
+    }
+}
+
+fn set_predicate(warp: &mut Warp, d: Slot, value: u32, active: u32) {
+    let old = &mut warp.predicates[d as usize];
+    *old = *old & !active | value & active;
+}
