@@ -7,4 +7,4 @@ if [ ! -e models/SmolLM2-135M-Instruct/model.safetensors ]; then
     .venv/bin/pip install --quiet gguf numpy
     .venv/bin/python scripts/get_smollm2.py
 fi
-cargo test --release "$@"
+cargo test --release --workspace "$@"
