@@ -93,7 +93,7 @@ fn bench() -> Result<ExitCode, String> {
         let loaded = device.load(text).map_err(|error| error.to_string())?;
         // bf16 values between -1 and 1 without a pattern.
         let values: Vec<u8> = (0..HEADS * LENGTH * DEPTH)
-            .flat_map(|i| (0x3f00 + (i * 7919 % 128) as u16 | (i as u16 & 1) << 15).to_le_bytes())
+            .flat_map(|i| ((0x3f00 + (i * 7919 % 128) as u16) | ((i as u16 & 1) << 15)).to_le_bytes())
             .collect();
         let mut upload = |bytes: &[u8]| {
             let address = device.memory.allocate(bytes.len() as u64);

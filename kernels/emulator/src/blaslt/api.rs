@@ -298,13 +298,15 @@ fn place<'m>(memory: &'m Table, what: &str, address: u64, layout: Layout, read: 
     }
     // Padding between rows need not be written, so only dense matrices are checked.
     let minor = if layout.row_major { layout.columns } else { layout.rows };
-    if read && layout.batch <= 1 && minor as i64 == layout.leading {
-        if let Some(at) = buffer.first_unwritten(offset, bytes) {
-            let text = format!(
-                "uninitialised: cublasLtMatmul's {what} has bytes never written, the first at offset {at}, address {address:#x}"
-            );
-            return Err((EXECUTION_FAILED, Some((Kind::Uninitialised, text))));
-        }
+    if read
+        && layout.batch <= 1
+        && minor as i64 == layout.leading
+        && let Some(at) = buffer.first_unwritten(offset, bytes)
+    {
+        let text = format!(
+            "uninitialised: cublasLtMatmul's {what} has bytes never written, the first at offset {at}, address {address:#x}"
+        );
+        return Err((EXECUTION_FAILED, Some((Kind::Uninitialised, text))));
     }
     Ok(Matrix { layout, buffer, offset })
 }

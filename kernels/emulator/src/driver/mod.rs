@@ -81,10 +81,10 @@ impl State {
 
     /// What a call that needs the device returns where a fault has happened or the device is gone.
     pub fn healthy(&self) -> Result<(), Code> {
-        if let Some(Inject::Lost { launches }) = self.options.inject {
-            if self.launches >= launches {
-                return Err(Code::DEVICE_UNAVAILABLE);
-            }
+        if let Some(Inject::Lost { launches }) = self.options.inject
+            && self.launches >= launches
+        {
+            return Err(Code::DEVICE_UNAVAILABLE);
         }
         self.fault.map_or(Ok(()), Err)
     }

@@ -101,12 +101,12 @@ impl Conversion {
             F64 => f64::from_bits(bits),
             F16 => f64::from(f32_from_f16(bits as u16)),
             Bf16 => f64::from(f32_from_bf16(bits as u16)),
-            _ => return self.from_integer(bits),
+            _ => return self.of_integer(bits),
         };
-        if self.to.float() { self.to_float(number) } else { self.to_integer(number) }
+        if self.to.float() { self.as_float(number) } else { self.as_integer(number) }
     }
 
-    fn from_integer(&self, bits: u64) -> u64 {
+    fn of_integer(&self, bits: u64) -> u64 {
         let shift = 64 - 8 * self.from.bytes();
         let wide = if self.from.signed() {
             i128::from((bits << shift) as i64 >> shift)
@@ -120,12 +120,12 @@ impl Conversion {
                 u64::from(directed(nearest, error as f64, self.rounding).to_bits())
             }
             Type::F64 => (wide as f64).to_bits(),
-            to if to.float() => self.to_float(wide as f64),
+            to if to.float() => self.as_float(wide as f64),
             to => clamp(wide, to, self.saturate),
         }
     }
 
-    fn to_integer(&self, number: f64) -> u64 {
+    fn as_integer(&self, number: f64) -> u64 {
         // Out of range clamps to the nearest end and NaN is 0, which is also what `as` does. (NaN to 64 bits is
         // 0x8000000000000000 on hardware.)
         if number.is_nan() && self.to.bytes() == 8 {
@@ -135,7 +135,7 @@ impl Conversion {
         clamp(integral(number, rounding) as i128, self.to, true)
     }
 
-    fn to_float(&self, mut number: f64) -> u64 {
+    fn as_float(&self, mut number: f64) -> u64 {
         if self.integral {
             number = integral(number, self.rounding).copysign(number);
         }

@@ -186,11 +186,9 @@ impl Decoder<'_> {
         // Denormals are kept whatever `.ftz` says (stated in the README).
         m.take("ftz");
         let approx = m.take("approx") | m.take("full");
-        if base == "mul" || base == "mad" {
-            if m.take("wide") {
-                let Some(kind) = m.kind() else { return Ok(None) };
-                return self.wide(base, kind, o).map(Some);
-            }
+        if (base == "mul" || base == "mad") && m.take("wide") {
+            let Some(kind) = m.kind() else { return Ok(None) };
+            return self.wide(base, kind, o).map(Some);
         }
         let high = m.take("hi");
         m.take("lo");

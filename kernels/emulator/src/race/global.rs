@@ -109,11 +109,11 @@ pub fn touch(
                 fresh & !((SEVERAL << 4 | 15) << 24) | by << 28 | u64::from(bytes) << 24
             }
         };
-        if new != old {
-            if let Err(now) = cell.compare_exchange_weak(old, new, Relaxed, Relaxed) {
-                old = now;
-                continue;
-            }
+        if new != old
+            && let Err(now) = cell.compare_exchange_weak(old, new, Relaxed, Relaxed)
+        {
+            old = now;
+            continue;
         }
         let ordered =
             |other: u64| if other == SEVERAL { !acquired.is_empty() } else { acquired.contains(other as u32 - 1) };

@@ -12,7 +12,7 @@ pub fn exp2(x: f32) -> f32 {
     let fraction = bounded - (shifted - MAGIC);
     let exponent = (shifted.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
     let mut p = 1.525_273_4e-5f32;
-    for c in [1.540_353_e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 2.402_265_1e-1, 6.931_472e-1, 1.0] {
+    for c in [1.540_353_e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 2.402_265e-1, 6.931_472e-1, 1.0] {
         p = p * fraction + c;
     }
     // Two factors, because 2^exponent alone may leave the range at both ends.

@@ -40,9 +40,9 @@ pub fn multiply(warp: &mut Warp, m: &Mma) {
                 (&words[m.a[2 * part] as usize], &words[m.a[2 * part + 1] as usize], &words[m.b[part] as usize]);
             spread(&mut a[..8], top, 8 * part, m.elements);
             spread(&mut a[8..], bottom, 8 * part, m.elements);
-            for lane in 0..32 {
+            for (lane, &word) in side.iter().enumerate() {
                 let (g, k) = (lane / 4, lane % 4 * 2 + 8 * part);
-                [b[k][g], b[k + 1][g]] = pair(side[lane], m.elements);
+                [b[k][g], b[k + 1][g]] = pair(word, m.elements);
             }
         }
     }

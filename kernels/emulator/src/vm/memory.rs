@@ -62,12 +62,10 @@ pub fn locate<'l>(context: &Context<'l>, at: At, address: u64, bytes: u32, verb:
 #[inline]
 pub fn watch(context: &Context, at: At, buffer: &Buffer, offset: u64, bytes: u32, kind: Touch, address: u64) {
     let launch = context.launch;
-    if kind == Touch::Read || kind == Touch::Atomic {
-        if !buffer.is_written(offset, bytes) {
-            context.fault(at.warp, at.lane, Kind::Uninitialised, at.pc, Some(address), || {
-                format!("reads {bytes} bytes of global memory of which some were never written")
-            });
-        }
+    if (kind == Touch::Read || kind == Touch::Atomic) && !buffer.is_written(offset, bytes) {
+        context.fault(at.warp, at.lane, Kind::Uninitialised, at.pc, Some(address), || {
+            format!("reads {bytes} bytes of global memory of which some were never written")
+        });
     }
     let first = offset as usize / 4;
     let words = (bytes as usize).div_ceil(4);
@@ -367,8 +365,7 @@ pub fn load(warp: &mut Warp, context: &mut Context, access: &Access, pc: u32, ma
         synchronise(context, &at_lanes, mask, false);
     }
     if access.kind.bytes() == 4 {
-        for index in 0..access.count as usize {
-            let slot = access.registers[index];
+        for (index, &slot) in access.registers.iter().enumerate().take(access.count as usize) {
             if slot != NONE {
                 let value: Lanes = std::array::from_fn(|lane| data[lane][index]);
                 super::put(&mut warp.words[slot as usize], mask, &value);
