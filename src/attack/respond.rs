@@ -95,7 +95,7 @@ pub fn respond<D: Ops>(
         }));
     }
     let bar = lab.console.bar(label, requests.len());
-    let (completions, stats) = lab.engine.generate(subject.model, &requests, |done| bar.set(done))?;
+    let (completions, stats) = lab.engine.generate(subject.model, &requests, |step| bar.set(step.finished))?;
     drop(bar);
 
     let outcomes: Vec<Outcome> = branches
