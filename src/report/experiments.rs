@@ -18,7 +18,7 @@ const fn new(id: &'static str, [title, paper, k, attack]: [&'static str; 4]) -> 
 }
 
 /// All of them, in the paper's order.
-pub const EXPERIMENTS: [Experiment; 13] = [
+pub const EXPERIMENTS: [Experiment; 14] = [
     new(
         "e1",
         [
@@ -98,6 +98,15 @@ pub const EXPERIMENTS: [Experiment; 13] = [
             "The augmented model withstands prefilling.",
             "k",
             "attack",
+        ],
+    ),
+    new(
+        "decoding",
+        [
+            "E6  Decoding exploit (Table 3): harmful answers under any of 49 ways of sampling",
+            "Some way of sampling breaks many prompts that the usual one does not; the augmented model withstands most.",
+            "k",
+            "parameter",
         ],
     ),
     new(

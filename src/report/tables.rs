@@ -126,8 +126,12 @@ pub fn text(summary: &[Summary]) -> String {
 /// The tables of every experiment there is, with its id; held-out prompts have their own. Curves over positions appear
 /// by ranges.
 pub fn experiments(summary: &[Summary]) -> Vec<(String, Table)> {
-    let shown: Vec<&Summary> =
-        summary.iter().filter(|line| !line.part.starts_with(CATEGORY) && !line.is_position()).collect();
+    // The ways of sampling are too many for a table: a heat map shows them.
+    let sampling = |line: &Summary| line.experiment == "decoding" && line.attack != "any";
+    let shown: Vec<&Summary> = summary
+        .iter()
+        .filter(|line| !line.part.starts_with(CATEGORY) && !line.is_position() && !sampling(line))
+        .collect();
     let mut tables = Vec::new();
     for id in distinct(shown.iter().map(|line| line.experiment.as_str())) {
         let known = experiments::find(id);
