@@ -18,7 +18,7 @@ const fn new(id: &'static str, [title, paper, k, attack]: [&'static str; 4]) -> 
 }
 
 /// All of them, in the paper's order.
-pub const EXPERIMENTS: [Experiment; 14] = [
+pub const EXPERIMENTS: [Experiment; 15] = [
     new(
         "e1",
         [
@@ -143,6 +143,16 @@ pub const EXPERIMENTS: [Experiment; 14] = [
             "The augmented model is harder to break by fine-tuning, most of all with the constraint.",
             "k",
             "data",
+        ],
+    ),
+    new(
+        "depth",
+        [
+            "Safety depth as one number (beyond the paper)",
+            "No number of the paper's: the k at which half of the prompts are broken, the area under that curve, and the \
+             positions that hold 90 % of the KL from the base model.",
+            "k",
+            "attack",
         ],
     ),
 ];

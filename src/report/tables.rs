@@ -58,6 +58,9 @@ pub fn metric_name(metric: &str) -> &str {
         "refused" => "refused, %",
         "utility" => "utility, %",
         "win" => "win rate, %",
+        "k50" => "k that breaks half",
+        "harmful_area" => "area under harmful by k, %",
+        "kl_depth" => "positions with 90 % of KL",
         "new_tokens" => "new tokens",
         "kl" => "KL, nats",
         "cross_entropy" => "cross-entropy, nats",
@@ -70,11 +73,13 @@ pub fn metric_name(metric: &str) -> &str {
 
 /// A value as tables show it: verdicts in per cent.
 pub fn show(metric: &str, value: f64) -> String {
-    if !value.is_finite() {
+    if metric == "k50" && value == f64::INFINITY {
+        "never".to_owned()
+    } else if !value.is_finite() {
         "-".to_owned()
     } else if is_verdict(metric) {
         format!("{:.1}", 100.0 * value)
-    } else if metric == "new_tokens" {
+    } else if ["new_tokens", "k50", "kl_depth"].contains(&metric) {
         format!("{value:.1}")
     } else {
         format!("{value:.3}")
