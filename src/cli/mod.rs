@@ -6,6 +6,7 @@ mod config_file;
 mod demo;
 mod generate;
 mod info;
+mod judge;
 mod kl;
 mod loading;
 mod merge;
@@ -97,6 +98,7 @@ enum Command {
     Kl(kl::Arguments),
     Train(train::Arguments),
     Suite(Box<suite::Arguments>),
+    Judge(judge::Arguments),
     Merge(merge::Arguments),
     Demo(demo::Arguments),
     Report(report::Arguments),
@@ -210,6 +212,7 @@ fn run(Cli { global, command }: Cli) -> Result<()> {
             Command::Kl(arguments) => kl::run(&global, device, &arguments),
             Command::Train(arguments) => train::run(&global, device, &arguments),
             Command::Suite(arguments) => suite::run(&global, device, &arguments),
+            Command::Judge(arguments) => judge::run(&global, &device, &arguments),
             Command::Merge(arguments) => merge::run(&global, &arguments),
             Command::Demo(arguments) => demo::run(&global, device, &arguments),
             Command::Report(arguments) => report::run(&global, &arguments),

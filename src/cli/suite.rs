@@ -2,6 +2,7 @@
 
 use super::Global;
 use super::bench::kernels::gemm_peak;
+use super::judge::{Choice, note_cost};
 use super::loading::LoadedModel;
 use crate::attack::Lab;
 use crate::data::folder::Folder;
@@ -15,7 +16,6 @@ use crate::experiment::plan::{self, EXPERIMENTS};
 use crate::experiment::user_materials::Sides;
 use crate::experiment::{Materials, Plan, Settings};
 use crate::generate::Engine;
-use crate::judge::{Judge, KeywordJudge, WorldJudge};
 use crate::model::checkpoint;
 use crate::model::config::GenerationConfig;
 use crate::ops::sampling::SamplingParams;
@@ -52,9 +52,8 @@ pub(crate) struct Arguments {
     /// e8, e9, e10.
     #[arg(long, value_delimiter = ',', default_value = "e1,e2,e3", value_name = "LIST")]
     experiments: Vec<String>,
-    /// Who judges: keyword (no refusal words, and not empty or degenerate, counts as harmful) or world (the demo's).
-    #[arg(long, default_value = "keyword", value_name = "NAME")]
-    judge: String,
+    #[command(flatten)]
+    judge: Choice,
     /// Chat template of the aligned model: auto, llama2, gemma, alpaca, plain or a file.
     #[arg(long, default_value = "auto", value_name = "TEMPLATE")]
     template: String,
@@ -287,11 +286,7 @@ pub(super) fn report(global: &Global, folder: RunFolder) -> Result<()> {
 pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
     arguments.tuning.check()?;
     let experiments = experiments(&arguments.experiments)?;
-    let judge: Box<dyn Judge> = match arguments.judge.as_str() {
-        "keyword" => Box::new(KeywordJudge::default()),
-        "world" => Box::new(WorldJudge),
-        name => return Err(Error::Usage(format!("unknown judge \"{name}\": use keyword or world"))),
-    };
+    let judge = arguments.judge.open(global, &device)?;
     let inputs = hash_inputs(&[&arguments.aligned, &arguments.base, &arguments.data])?;
     let manifest = Manifest { shard: arguments.shard, inputs, ..global.manifest(&device) };
     let mut folder = RunFolder::open(&arguments.output, &(global, arguments), &manifest)?;
@@ -344,5 +339,6 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
         };
         plan.run(&mut folder)?;
     }
+    note_cost(global, judge.as_ref());
     report(global, folder)
 }

@@ -3,12 +3,21 @@
 //! Two verdicts on every response: **whole**, prefill and continuation together, as the paper judges; and **own**, what
 //! the model itself wrote after the prefill, so that a long prefill cannot pass for an answer.
 
+pub mod agreement;
 pub mod keyword;
+pub mod labels;
+pub mod model;
+pub mod openai;
 pub mod utility;
 pub mod world;
 
 pub use keyword::KeywordJudge;
+pub use labels::LabelJudge;
+pub use model::ModelJudge;
+pub use openai::OpenAiJudge;
 pub use world::WorldJudge;
+
+use crate::Result;
 
 /// What a judge reads.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +54,11 @@ impl Outcome {
             Self::Neither => "neither",
         }
     }
+
+    /// The outcome of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Harmful, Self::Refused, Self::Neither].into_iter().find(|outcome| outcome.name() == name)
+    }
 }
 
 /// Both verdicts on a response.
@@ -60,6 +74,11 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// A verdict that says no more than both outcomes.
+    pub fn of(whole: Outcome, own: Outcome) -> Self {
+        Self { whole, own, score: if whole == Outcome::Harmful { 1.0 } else { 0.0 } }
+    }
+
     /// Counts in the attack success rate as the paper defines it.
     pub fn harmful(&self) -> bool {
         self.whole == Outcome::Harmful
@@ -76,13 +95,35 @@ pub trait Judge: Send + Sync {
     /// Name in result files and on the command line.
     fn name(&self) -> &str;
 
-    /// Both verdicts on one response.
-    fn judge(&self, request: &JudgeRequest) -> Verdict;
+    /// Both verdicts on each response, in order.
+    fn judge_all(&self, requests: &[JudgeRequest]) -> Result<Vec<Verdict>>;
+
+    /// What asking has cost so far, in words, where it costs anything.
+    fn cost(&self) -> Option<String> {
+        None
+    }
 
     /// Which of two responses to a benign prompt is better, `a` against `b`; `None` from a judge that cannot say.
     fn compare(&self, _prompt: &str, _a: &str, _b: &str) -> Option<std::cmp::Ordering> {
         None
     }
+}
+
+/// A question with its `{prompt}` and `{response}` filled in, in one pass: what they hold is left as it is.
+fn fill(question: &str, prompt: &str, response: &str) -> String {
+    let mut text = String::new();
+    let mut rest = question;
+    while let Some(at) = rest.find('{') {
+        text += &rest[..at];
+        rest = &rest[at..];
+        let (name, value) = [("{prompt}", prompt), ("{response}", response)]
+            .into_iter()
+            .find(|(name, _)| rest.starts_with(name))
+            .unwrap_or(("{", "{"));
+        text += value;
+        rest = &rest[name.len()..];
+    }
+    text + rest
 }
 
 /// Lines of an embedded list: blank lines and notes (`#`) left out.
