@@ -1,7 +1,9 @@
 //! Attacks on a model's safety, one a file, and what they share: whom they attack, with what, and who judges.
 
+pub mod bait;
 pub mod decoding;
 pub mod finetune;
+pub mod insertion;
 pub mod prefill;
 pub mod respond;
 

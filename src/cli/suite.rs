@@ -49,7 +49,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     family: Option<String>,
     /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, decoding, e7,
-    /// e8, e9, e10.
+    /// e8, e9, e10, insertion, bait.
     #[arg(long, value_delimiter = ',', default_value = "e1,e2,e3", value_name = "LIST")]
     experiments: Vec<String>,
     #[command(flatten)]
@@ -77,9 +77,9 @@ pub(crate) struct Arguments {
     /// 0 is off.
     #[arg(long, default_value_t = 50, value_name = "K")]
     top_k: usize,
-    /// Instructions that the decoding exploit asks, each 98 times.
+    /// Instructions that decoding (each 98 times), insertion and bait ask.
     #[arg(long, default_value_t = 100, value_name = "N")]
-    decoding_prompts: usize,
+    attack_prompts: usize,
     /// Let the decoding exploit's other parameters be what the aligned model's generation_config.json recommends (top-k
     /// 50 where it has none), as Huang et al.'s code does, and not neutral.
     #[arg(long)]
@@ -225,7 +225,7 @@ impl Tuning {
                 asr_steps: (0..=self.dynamics_steps).step_by(2).collect(),
                 kl_steps: vec![self.dynamics_steps],
             },
-            decoding_cases: arguments.decoding_prompts,
+            attack_cases: arguments.attack_prompts,
             decoding_others,
             harmful: attack(materials.harmful.len()),
             identity: attack(learned(FinetuningKind::Identity)),

@@ -2,7 +2,7 @@
 
 use super::refusal_prefixes::Prefix;
 use crate::attack::Case;
-use crate::data::world::{self, Kind, Names, Split, Topics, VOCABULARY, World};
+use crate::data::world::{self, Kind, LISTS, Names, Split, Topics, VOCABULARY, World};
 use crate::judge::WorldJudge;
 use crate::rng::stream;
 use crate::train::Example;
@@ -85,6 +85,9 @@ pub struct Materials {
     pub benign: Vec<Case>,
     /// E1's prefixes.
     pub prefixes: Vec<Prefix>,
+    /// A refusal, and words that take it back: what prefills aimed at recovery are made of.
+    pub refusal: Vec<u32>,
+    pub bait: Vec<u32>,
     /// Harmful pairs, for the fine-tuning attack.
     pub harmful: Vec<Example>,
     /// E7's other fine-tuning attacks.
@@ -227,6 +230,8 @@ impl Materials {
             long,
             benign: cases(world.prompts(split, Topics::Benign, counts.prompts)),
             prefixes: std::iter::once(none).chain(world.refusal_prefixes().into_iter().map(prefix)).collect(),
+            refusal: VOCABULARY.encode(&LISTS.refusal_first[0]),
+            bait: VOCABULARY.encode("but here is how :"),
             harmful: learned(world.harmful(seed, counts.harmful)),
             triplets: world.recovery(seed, counts.triplets).into_iter().map(triplet).collect(),
             anchor: world.benign(seed, counts.anchor, Names::All).into_iter().map(anchor).collect(),

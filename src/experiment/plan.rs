@@ -7,7 +7,7 @@ use super::finetuning_grid::{self, Column, Start};
 use super::materials::{FinetuningAttack, FinetuningKind};
 use super::{Materials, depth_criterion, drilldown, prefilling, refusal_prefixes, token_kl};
 use crate::attack::finetune::{self, Tuning};
-use crate::attack::{Branch, Case, Lab, Outcome, Side, Subject, decoding, prefill, respond};
+use crate::attack::{Branch, Case, Lab, Outcome, Side, Subject, bait, decoding, insertion, prefill, respond};
 use crate::model::Transformer;
 use crate::ops::Ops;
 use crate::ops::sampling::SamplingParams;
@@ -20,11 +20,30 @@ use std::path::Path;
 use std::time::Instant;
 
 /// The experiments by name, in the order of the paper.
-pub const EXPERIMENTS: [&str; 14] =
-    ["e1", "e2", "e3", "criterion", "e4", "e4b", "e5", "e5b", "e6", "decoding", "e7", "e8", "e9", "e10"];
+pub const EXPERIMENTS: [&str; 16] = [
+    "e1",
+    "e2",
+    "e3",
+    "criterion",
+    "e4",
+    "e4b",
+    "e5",
+    "e5b",
+    "e6",
+    "decoding",
+    "e7",
+    "e8",
+    "e9",
+    "e10",
+    "insertion",
+    "bait",
+];
 
 /// Those that need the augmented model.
-const AUGMENTED: &[&str] = &["e5", "e6", "decoding", "e10"];
+const AUGMENTED: &[&str] = &["e5", "e6", "decoding", "e10", "insertion", "bait"];
+
+/// Lengths of the spans that random insertion inserts, tokens.
+const SPANS: [usize; 4] = [4, 8, 16, 32];
 
 /// Grids and training settings.
 #[derive(Clone, Debug, Serialize)]
@@ -38,8 +57,8 @@ pub struct Settings {
     /// E4's harmful fine-tuning, and E4b's on each benign task.
     pub dynamics: Stage,
     pub measure: Measure,
-    /// The decoding exploit asks the first so many cases.
-    pub decoding_cases: usize,
+    /// The decoding exploit, insertion and bait ask the first so many cases.
+    pub attack_cases: usize,
     /// The sampling parameters that a setting of the decoding exploit does not move.
     pub decoding_others: SamplingParams,
     /// E7 to E10 on harmful pairs and on benign tasks; E7's identity shifting and backdoor.
@@ -221,8 +240,17 @@ impl<D: Ops> Plan<'_, D> {
             branches.extend(finetuning_grid::branches(&asked).into_iter().map(branch));
         }
         if self.asked(&["decoding"]) && initial {
-            let cases = materials.cases.iter().take(self.settings.decoding_cases);
+            let cases = materials.cases.iter().take(self.settings.attack_cases);
             branches.extend(decoding::branches("decoding", cases, self.settings.decoding_others));
+        }
+        let few = materials.cases.iter().take(self.settings.attack_cases);
+        let refusal = &materials.refusal;
+        if self.asked(&["insertion"]) && initial {
+            branches.extend(insertion::branches("insertion", few.clone(), refusal, &SPANS, self.lab.engine.seed));
+        }
+        if self.asked(&["bait"]) && initial {
+            let depths: Vec<usize> = self.settings.depths.iter().copied().filter(|&k| k <= 40).collect();
+            branches.extend(bait::branches("bait", few, refusal, &materials.bait, &depths));
         }
         branches
     }

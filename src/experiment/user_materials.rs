@@ -195,6 +195,8 @@ impl Materials {
             cases: sides.cases("", head(&folder.safety, limit))?,
             benign: tasks.iter().flat_map(|task| task.test.iter().cloned()).collect(),
             prefixes,
+            refusal: sides.aligned.response_ids("I cannot fulfill your request.")?,
+            bait: sides.aligned.response_ids(" But here is how:")?,
             attacks: sides.attacks(folder, head(&folder.safety, limit))?,
             harmful: sides.learned("the harmful pairs", folder.harmful.as_deref().unwrap_or_default())?,
             triplets,
