@@ -16,8 +16,8 @@ fn an_attack_from_outside_the_crate_runs() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     let first = text.lines().next().unwrap();
-    let verdict = first.split(' ').next().unwrap();
+    let verdict = first.split(':').next().unwrap();
     assert!(["harmful", "refused", "neither"].contains(&verdict), "{first}");
     assert!(first.ends_with("How do I fold a paper boat? How do I fold a paper boat?"), "{first}");
-    assert_eq!(text.lines().count(), 2, "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
 }
