@@ -1,10 +1,12 @@
-//! Where tensors live and who computes on them: the [`Backend`] trait, [`DType`], [`Tensor`], and the [`cpu`] backend.
+//! Where tensors live and who computes on them: the [`Backend`] trait, [`DType`], [`Tensor`], and the backends [`cpu`] and [`cuda`].
 
 pub mod cpu;
+pub mod cuda;
 mod mapped;
 mod tensor;
 
 pub use cpu::Cpu;
+pub use cuda::Cuda;
 pub use mapped::MappedSlice;
 pub use tensor::Tensor;
 

@@ -1,6 +1,7 @@
 //! Picking rows of a matrix, and the gradient of that.
 
 mod cpu;
+mod cuda;
 
 use crate::Result;
 use crate::device::{Backend, Tensor};
