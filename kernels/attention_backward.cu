@@ -19,7 +19,7 @@ extern "C" __global__ void __launch_bounds__(128) attention_delta_f32(int pairs,
     float sum = 0.0f;
     for (int d = lane; d < depth; d += 32) sum = fmaf(out[(size_t)pair * depth + d], dout[(size_t)pair * depth + d], sum);
 #pragma unroll
-    for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+    for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, lanes);
     if (lane == 0) delta[pair] = sum;
 }
 

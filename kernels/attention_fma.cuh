@@ -102,13 +102,13 @@ struct Tiles {
 // Over the 16 threads of a row.
 __device__ __forceinline__ float row_max(float value) {
 #pragma unroll
-    for (int lanes = 8; lanes > 0; lanes /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, lanes));
+    for (int lanes = 8; lanes > 0; lanes /= 2) value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, lanes));
     return value;
 }
 
 __device__ __forceinline__ float row_sum(float value) {
 #pragma unroll
-    for (int lanes = 8; lanes > 0; lanes /= 2) value += __shfl_xor_sync(0xffffffffu, value, lanes);
+    for (int lanes = 8; lanes > 0; lanes /= 2) value += __shfl_xor_sync(ALL_LANES, value, lanes);
     return value;
 }
 
