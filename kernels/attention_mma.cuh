@@ -109,26 +109,8 @@ __device__ __forceinline__ float row_sum(float value) {
     return value + __shfl_xor_sync(ALL_LANES, value, 2);
 }
 
-// Scaled and capped score. The product is rounded by itself: fused into a later subtraction it would not cancel exactly.
-__device__ __forceinline__ float score_of(const Layer& layer, float dot) {
-    float score = __fmul_rn(layer.scale, dot);
-    return layer.softcap > 0.0f ? layer.softcap * tanhf(score / layer.softcap) : score;
-}
-
 // exp(x) by the special function unit.
 __device__ __forceinline__ float exp_of(float x) { return exp2f(x * 1.4426950408889634f); }
-
-// Where a row of a tile of (position, head) pairs lies in [rows of the batch, heads].
-struct Place {
-    const Layer& layer;
-    const RowTile& tile;
-    int head;
-
-    __device__ __forceinline__ size_t operator()(int row) const {
-        int flat = tile.row0 + row;
-        return static_cast<size_t>(tile.base + flat / layer.group) * layer.heads + head * layer.group + flat % layer.group;
-    }
-};
 
 // Writes the warp's rows below `rows` of a tile of sums, in pairs.
 template <int DEPTH, class Target>
@@ -154,7 +136,7 @@ __device__ __forceinline__ void forward(const Layer& layer, const RowTile& tile,
     extern __shared__ __align__(16) bf16 memory[];
     bf16 *queries = memory, *key_block = memory + T::ELEMENTS, *value_block = memory + 2 * T::ELEMENTS;
     int rows = min(tile.length * layer.group - tile.row0, TILE), warp_row = threadIdx.x / 32 * 16;
-    Place place{layer, tile, head};
+    Place place{layer, tile.base, tile.row0, head};
     int end = start + (tile.row0 + rows - 1) / layer.group + 1;
     int first = layer.first_key(start + tile.row0 / layer.group) / TILE * TILE;
     auto copy_keys = [&](int key0) { T::copy(key_block, end - key0, layer.depth, q, [&](int row) { return keys(key0 + row); }); };

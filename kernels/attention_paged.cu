@@ -56,13 +56,14 @@ __device__ __forceinline__ void write_rows(int count, int shared_heads, int dept
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128) cache_write_f32(int count, int shared_heads, int depth, const uint32_t* offsets, const uint32_t* starts, const uint32_t* pages, int max_pages, const float* rows, float* cache) {
-    write_rows(count, shared_heads, depth, offsets, starts, pages, max_pages, rows, cache);
-}
+#define CACHE_WRITE(NAME, T) \
+    extern "C" __global__ void __launch_bounds__(128) cache_write_##NAME( \
+        int count, int shared_heads, int depth, const uint32_t* offsets, const uint32_t* starts, const uint32_t* pages, \
+        int max_pages, const T* rows, T* cache) { \
+        write_rows(count, shared_heads, depth, offsets, starts, pages, max_pages, rows, cache); \
+    }
 
-extern "C" __global__ void __launch_bounds__(128) cache_write_bf16(int count, int shared_heads, int depth, const uint32_t* offsets, const uint32_t* starts, const uint32_t* pages, int max_pages, const __nv_bfloat16* rows, __nv_bfloat16* cache) {
-    write_rows(count, shared_heads, depth, offsets, starts, pages, max_pages, rows, cache);
-}
+FOR_EACH_TYPE(CACHE_WRITE)
 
 // Copies a page of a cache over another, 16 bytes a thread: a page is a multiple of 32 bytes.
 extern "C" __global__ void __launch_bounds__(256) cache_copy_page(uint64_t vectors, uint64_t from, uint64_t to, uint4* cache) {
