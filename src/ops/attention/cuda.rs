@@ -1,13 +1,12 @@
 //! Attention on a GPU: the launches of `attention.cu`, `attention_backward.cu` and `attention_paged.cu`.
 
 use super::{Attention, AttentionParams, PAGE, Paged, Ragged};
-use crate::device::cuda::{Cuda, Shape};
-use crate::device::{Backend, DType, Tensor};
+use crate::device::cuda::{Cuda, Shape, by_dtype};
+use crate::device::{DType, Tensor};
 use crate::{Error, Result, args};
 
-/// Threads of a block, and rows of its tile in the forward pass.
+/// Threads of a block.
 const THREADS: usize = 128;
-const ROWS: usize = 32;
 
 /// Larger windows see everything, and would overflow a kernel's `int`.
 const LONGEST_WINDOW: usize = 1 << 30;
@@ -53,17 +52,75 @@ impl Depth {
         }
     }
 
-    /// Bytes of `tiles` tiles of `rows` rows, and of `weights` tiles of `rows` x `rows`, with the padding of
-    /// `attention_fma.cuh`.
-    fn shared(self, rows: usize, tiles: usize, weights: usize) -> usize {
-        let depth = self.pick([64, 128, 256]);
-        size_of::<f32>() * rows * (tiles * (depth + 4) + weights * (rows + 4))
+    /// What kernels are compiled for.
+    fn dimensions(self) -> usize {
+        self.pick([64, 128, 256])
+    }
+}
+
+/// How scores and sums are made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Path {
+    /// f32 tensors, in f32 (`attention_fma.cuh`).
+    Fma,
+    /// bf16 tensors (`attention_mma.cuh`).
+    TensorCores,
+}
+
+impl Path {
+    /// By the dtype of the tensors, which is one.
+    fn of<const N: usize>(params: &AttentionParams, tensors: [&Tensor<Cuda>; N]) -> Result<Self> {
+        let dtype = tensors[0].dtype();
+        assert!(tensors.iter().all(|tensor| tensor.dtype() == dtype), "attention takes tensors of one dtype");
+        match dtype {
+            DType::F32 => Ok(Self::Fma),
+            DType::BF16 if params.head_dim.is_multiple_of(8) => Ok(Self::TensorCores),
+            _ => Err(Error::Device(format!(
+                "attention on {} heads of {} dimensions has no GPU kernel: use f32",
+                dtype.name(),
+                params.head_dim
+            ))),
+        }
     }
 
-    /// Rows of a tile of the backward pass: four tiles must fit.
-    fn backward_rows(self) -> usize {
-        self.pick([32, 32, 16])
+    /// Rows of a tile of the forward pass.
+    fn rows(self) -> usize {
+        match self {
+            Self::Fma => 32,
+            Self::TensorCores => 64,
+        }
     }
+
+    /// Rows of a tile of the backward pass: its four tiles of rows must fit.
+    fn backward_rows(self, depth: Depth) -> usize {
+        match self {
+            Self::Fma => depth.pick([32, 32, 16]),
+            Self::TensorCores => 64,
+        }
+    }
+
+    /// Bytes of `tiles` tiles of `rows` rows, and in f32 of `weights` tiles of `rows` x `rows`, with their padding.
+    fn shared(self, depth: Depth, rows: usize, tiles: usize, weights: usize) -> usize {
+        match self {
+            Self::Fma => size_of::<f32>() * rows * (tiles * (depth.dimensions() + 4) + weights * (rows + 4)),
+            Self::TensorCores => size_of::<u16>() * rows * tiles * (depth.dimensions() + 8),
+        }
+    }
+
+    /// The kernel for this path and depth.
+    fn pick(self, depth: Depth, fma: [&'static str; 3], tensor_cores: [&'static str; 3]) -> &'static str {
+        depth.pick(match self {
+            Self::Fma => fma,
+            Self::TensorCores => tensor_cores,
+        })
+    }
+}
+
+/// The forward pass keeps queries and one block of keys or values (f32) or of both (bf16), and weights (f32).
+fn forward_shape(path: Path, depth: Depth, params: &AttentionParams, rows: usize, sequences: usize) -> Shape {
+    let group = params.num_heads / params.num_key_value_heads;
+    let (tile, kept) = (path.rows(), if path == Path::Fma { 2 } else { 3 });
+    tiles(rows, group, tile, sequences, params.num_key_value_heads).shared(path.shared(depth, tile, kept, 1))
 }
 
 /// A block a tile of `rows` (position, head) pairs and key/value head; `RowTile::find` says which tile.
@@ -75,10 +132,6 @@ fn check_shapes(params: &AttentionParams, q: &Tensor<Cuda>, columns: usize) {
     assert!(params.num_heads.is_multiple_of(params.num_key_value_heads), "heads share key/value heads evenly");
     assert_eq!(q.cols(), params.num_heads * params.head_dim, "q columns");
     assert_eq!(columns, params.num_key_value_heads * params.head_dim, "k columns");
-}
-
-fn check_dtypes<const N: usize>(tensors: [&Tensor<Cuda>; N]) {
-    assert!(tensors.iter().all(|tensor| tensor.dtype() == DType::F32), "attention takes f32");
 }
 
 impl Attention for Cuda {
@@ -93,14 +146,17 @@ impl Attention for Cuda {
         lse: &mut Tensor<Self>,
     ) -> Result<()> {
         check_shapes(params, q, k.cols());
-        check_dtypes([q, k, v, out, lse]);
         assert_eq!(q.shape(), out.shape(), "out is like q");
         assert_eq!(lse.shape(), [q.rows(), params.num_heads], "lse is [T, num_heads]");
-        let depth = Depth::of(params)?;
-        let group = params.num_heads / params.num_key_value_heads;
+        assert_eq!(lse.dtype(), DType::F32, "lse is f32");
+        let (depth, path) = (Depth::of(params)?, Path::of(params, [q, k, v, out])?);
         self.launch(
-            depth.pick(["attention_f32_64", "attention_f32_128", "attention_f32_256"]),
-            tiles(q.rows(), group, ROWS, batch.count, params.num_key_value_heads).shared(depth.shared(ROWS, 2, 1)),
+            path.pick(
+                depth,
+                ["attention_f32_64", "attention_f32_128", "attention_f32_256"],
+                ["attention_bf16_64", "attention_bf16_128", "attention_bf16_256"],
+            ),
+            forward_shape(path, depth, params, q.rows(), batch.count),
             layer_args![params, batch.count, batch.offsets, q, k, v, out, lse],
         )
     }
@@ -120,33 +176,51 @@ impl Attention for Cuda {
         dv: &mut Tensor<Self>,
     ) -> Result<()> {
         check_shapes(params, q, k.cols());
-        check_dtypes([q, k, v, out, lse, dout, dq, dk, dv]);
-        let depth = Depth::of(params)?;
-        let (rows, heads) = (depth.backward_rows(), params.num_key_value_heads);
+        let (depth, path) = (Depth::of(params)?, Path::of(params, [q, k, v, out, dout, dq, dk, dv])?);
+        let (rows, heads) = (path.backward_rows(depth), params.num_key_value_heads);
         let group = params.num_heads / heads;
         let delta = Tensor::<Self>::empty(self, DType::F32, q.rows(), params.num_heads)?;
         let warps = THREADS / 32;
         self.launch(
-            "attention_delta_f32",
+            if path == Path::Fma { "attention_delta_f32" } else { "attention_delta_bf16" },
             Shape::new(delta.len().div_ceil(warps), THREADS),
             args![delta.len(), params.head_dim, out, dout, delta],
         )?;
         self.launch(
-            depth.pick([
-                "attention_backward_queries_f32_64",
-                "attention_backward_queries_f32_128",
-                "attention_backward_queries_f32_256",
-            ]),
-            tiles(q.rows(), group, rows, batch.count, heads).shared(depth.shared(rows, 4, 1)),
+            path.pick(
+                depth,
+                [
+                    "attention_backward_queries_f32_64",
+                    "attention_backward_queries_f32_128",
+                    "attention_backward_queries_f32_256",
+                ],
+                [
+                    "attention_backward_queries_bf16_64",
+                    "attention_backward_queries_bf16_128",
+                    "attention_backward_queries_bf16_256",
+                ],
+            ),
+            tiles(q.rows(), group, rows, batch.count, heads).shared(path.shared(depth, rows, 4, 1)),
             layer_args![params, batch.count, batch.offsets, q, k, v, lse, delta, dout, dq],
         )?;
+        let keys = tiles(q.rows(), 1, rows, batch.count, heads);
+        let parts = if path == Path::TensorCores { depth.pick([1, 1, 2]) } else { 1 };
         self.launch(
-            depth.pick([
-                "attention_backward_keys_f32_64",
-                "attention_backward_keys_f32_128",
-                "attention_backward_keys_f32_256",
-            ]),
-            tiles(q.rows(), 1, rows, batch.count, heads).shared(depth.shared(rows, 4, 2)),
+            path.pick(
+                depth,
+                [
+                    "attention_backward_keys_f32_64",
+                    "attention_backward_keys_f32_128",
+                    "attention_backward_keys_f32_256",
+                ],
+                [
+                    "attention_backward_keys_bf16_64",
+                    "attention_backward_keys_bf16_128",
+                    "attention_backward_keys_bf16_256",
+                ],
+            ),
+            // On tensor cores the gradients of 256 dimensions have a block each (`attention_backward_mma.cu`).
+            Shape { grid: [keys.grid[0], keys.grid[1], parts], ..keys }.shared(path.shared(depth, rows, 4, 2)),
             layer_args![params, batch.count, batch.offsets, q, k, v, lse, delta, dout, dk, dv],
         )
     }
@@ -160,9 +234,9 @@ impl Attention for Cuda {
     ) -> Result<()> {
         let (heads, depth) = (params.num_key_value_heads, params.head_dim);
         assert_eq!(cache.cols(), heads * PAGE * depth, "cache page size");
-        check_dtypes([rows, cache]);
+        assert_eq!(rows.dtype(), cache.dtype(), "a cache holds what it is given");
         self.launch(
-            "cache_write_f32",
+            by_dtype(cache.dtype(), ["cache_write_f32", "cache_write_bf16", "cache_write_f16"]),
             Shape::new(rows.rows() + batch.count, THREADS),
             args![batch.count, heads, depth, batch.offsets, batch.starts, batch.pages, batch.max_pages, rows, cache],
         )
@@ -171,7 +245,11 @@ impl Attention for Cuda {
     fn cache_copy_page(&self, cache: &mut Tensor<Self>, from: usize, to: usize) -> Result<()> {
         assert!(from.max(to) < cache.rows(), "page out of range");
         let vectors = cache.cols() * cache.dtype().size() / 16;
-        self.launch("cache_copy_page", Shape::covering(vectors, 256), args![vectors as u64, from as u64, to as u64, cache])
+        self.launch(
+            "cache_copy_page",
+            Shape::covering(vectors, 256),
+            args![vectors as u64, from as u64, to as u64, cache],
+        )
     }
 
     fn cache_grow(&self, cache: &Tensor<Self>, num_pages: usize) -> Result<Tensor<Self>> {
@@ -190,13 +268,15 @@ impl Attention for Cuda {
         out: &mut Tensor<Self>,
     ) -> Result<()> {
         check_shapes(params, q, cache_k.cols() / PAGE);
-        check_dtypes([q, cache_k, cache_v, out]);
         assert_eq!(q.shape(), out.shape(), "out is like q");
-        let depth = Depth::of(params)?;
-        let group = params.num_heads / params.num_key_value_heads;
+        let (depth, path) = (Depth::of(params)?, Path::of(params, [q, cache_k, cache_v, out])?);
         self.launch(
-            depth.pick(["attention_paged_f32_64", "attention_paged_f32_128", "attention_paged_f32_256"]),
-            tiles(q.rows(), group, ROWS, batch.count, params.num_key_value_heads).shared(depth.shared(ROWS, 2, 1)),
+            path.pick(
+                depth,
+                ["attention_paged_f32_64", "attention_paged_f32_128", "attention_paged_f32_256"],
+                ["attention_paged_bf16_64", "attention_paged_bf16_128", "attention_paged_bf16_256"],
+            ),
+            forward_shape(path, depth, params, q.rows(), batch.count),
             layer_args![
                 params,
                 batch.count,

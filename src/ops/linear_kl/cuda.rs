@@ -1,15 +1,22 @@
-//! Two-model KL on a GPU: the launches of `linear_kl.cu`.
+//! Two-model KL on a GPU: the launches of `linear_kl.cu` and `linear_kl_mma.cu`.
 
 use super::{KlGradient, KlNormalizers, KlOutput, KlSide, LinearKl};
 use crate::device::cuda::{Cuda, Shape, by_dtype};
 use crate::device::{DType, Tensor};
-use crate::ops::linear_ce::cuda::{
-    VOCABULARY_SPLIT, element, multiply_gradient, partial_tiles, piece_workspace, pieces, row, tiles,
-};
+use crate::ops::linear_ce::cuda::{FMA, Path, STAGES, Tile, VOCABULARY_SPLIT, element, multiply_gradient, row};
 use crate::{Result, args};
+use std::ops::Range;
 
 /// Words of one token's partial results (`Pair` in `linear_kl.cu`).
 const PAIR: usize = 9;
+
+/// `mma_product::Product<2, true, true>`: lines of 32 elements and 8 of padding.
+const LOGITS: Tile = Tile::new(64, 128, STAGES * (64 + 128) * 40 * 2);
+
+/// Both sides take one path.
+fn path(p: &KlSide<'_, Cuda>, q: &KlSide<'_, Cuda>) -> Path {
+    if Path::of(p.w) == Path::of(q.w) { Path::of(p.w) } else { Path::Fma }
+}
 
 /// Tokens and vocabulary, the same on both sides.
 fn shape(p: &KlSide<'_, Cuda>, q: &KlSide<'_, Cuda>) -> (usize, usize) {
@@ -18,7 +25,6 @@ fn shape(p: &KlSide<'_, Cuda>, q: &KlSide<'_, Cuda>) -> (usize, usize) {
     assert_eq!(q.w.rows(), vocab, "both sides have the same vocabulary");
     for side in [p, q] {
         assert_eq!(side.w.cols(), side.hidden.cols(), "hidden size of the unembedding");
-        assert_eq!(side.hidden.dtype(), DType::F32, "hidden states are f32");
     }
     (tokens, vocab)
 }
@@ -40,6 +46,23 @@ macro_rules! by_dtypes {
     };
 }
 
+/// What a side's gradients, if they are wanted, get from a piece's `dz`.
+fn add(
+    device: &Cuda,
+    path: Path,
+    piece: &[Range<usize>; 2],
+    dz: &Option<Tensor<Cuda>>,
+    side: [&Tensor<Cuda>; 2],
+    gradient: &mut Option<KlGradient<'_, Cuda>>,
+) -> Result<()> {
+    match (dz, gradient) {
+        (Some(dz), Some(KlGradient { hidden, w })) => {
+            multiply_gradient(device, path, piece.clone(), dz, side, hidden, w.as_deref_mut())
+        }
+        _ => Ok(()),
+    }
+}
+
 impl LinearKl for Cuda {
     fn linear_kl_forward(
         &self,
@@ -58,19 +81,25 @@ impl LinearKl for Cuda {
         };
         let normalizers = KlNormalizers { lse_p: vector()?, lse_q: vector()? };
         let partials = Tensor::<Self>::empty(self, DType::F32, splits * tokens, PAIR)?;
+        let path = path(&p, &q);
+        let converted = [path.convert(self, p.hidden)?, path.convert(self, q.hidden)?];
+        let (tile, partial) = match path {
+            Path::Fma => (FMA, by_dtypes!("linear_kl_partial", p, q)),
+            Path::TensorCores => (LOGITS, "linear_kl_partial_mma"),
+        };
         self.launch(
-            by_dtypes!("linear_kl_partial", p, q),
-            partial_tiles(tokens, vocab),
+            partial,
+            tile.split(tokens, vocab),
             args![
                 tokens,
                 vocab,
                 p.w.cols(),
                 p.softcap.unwrap_or(0.0),
-                p.hidden,
+                converted[0].as_ref().unwrap_or(p.hidden),
                 p.w,
                 q.w.cols(),
                 q.softcap.unwrap_or(0.0),
-                q.hidden,
+                converted[1].as_ref().unwrap_or(q.hidden),
                 q.w,
                 partials
             ],
@@ -102,40 +131,69 @@ impl LinearKl for Cuda {
                 assert_eq!(gradient.hidden.shape(), side.hidden.shape(), "dhidden is like hidden");
             }
         }
-        let kernel = by_dtypes!("linear_kl_gradient", p, q);
-        let workspace = |wanted: bool| wanted.then(|| piece_workspace(self, tokens, vocab)).transpose();
+        let path = path(&p, &q);
+        let converted = [path.convert(self, p.hidden)?, path.convert(self, q.hidden)?];
+        let hidden = [converted[0].as_ref().unwrap_or(p.hidden), converted[1].as_ref().unwrap_or(q.hidden)];
+        let workspace = |wanted: bool| wanted.then(|| path.workspace(self, tokens, vocab)).transpose();
         let (dz_p, dz_q) = (workspace(dp.is_some())?, workspace(dq.is_some())?);
-        for piece in pieces(tokens, vocab) {
+        for piece in path.pieces(tokens, vocab) {
             let [rows, entries] = piece.clone();
-            let first = rows.start;
-            self.launch(
-                kernel,
-                tiles(rows.len(), entries.len()),
-                args![
-                    rows.len(),
-                    entries.start,
-                    entries.len(),
-                    p.w.cols(),
-                    p.softcap.unwrap_or(0.0),
-                    row(p.hidden, first),
-                    p.w,
-                    q.w.cols(),
-                    q.softcap.unwrap_or(0.0),
-                    row(q.hidden, first),
-                    q.w,
-                    element(kl, first),
-                    element(&normalizers.lse_p, first),
-                    element(&normalizers.lse_q, first),
-                    element(coefficient, first),
-                    dz_p,
-                    dz_q
-                ],
-            )?;
-            for (side, dz, gradient) in [(&p, &dz_p, &mut dp), (&q, &dz_q, &mut dq)] {
-                if let (Some(dz), Some(KlGradient { hidden, w })) = (dz, gradient) {
-                    multiply_gradient(self, piece.clone(), dz, [side.hidden, side.w], hidden, w.as_deref_mut())?;
-                }
+            let (first, count, start, width) = (rows.start, rows.len(), entries.start, entries.len());
+            let (size_p, cap_p, x_p) = (p.w.cols(), p.softcap.unwrap_or(0.0), row(hidden[0], first));
+            let (size_q, cap_q, x_q) = (q.w.cols(), q.softcap.unwrap_or(0.0), row(hidden[1], first));
+            let (kl, coefficient) = (element(kl, first), element(coefficient, first));
+            let (lse_p, lse_q) = (element(&normalizers.lse_p, first), element(&normalizers.lse_q, first));
+            match path {
+                Path::Fma => self.launch(
+                    by_dtypes!("linear_kl_gradient", p, q),
+                    FMA.cover(count, width),
+                    args![
+                        count,
+                        start,
+                        width,
+                        size_p,
+                        cap_p,
+                        x_p,
+                        p.w,
+                        size_q,
+                        cap_q,
+                        x_q,
+                        q.w,
+                        kl,
+                        lse_p,
+                        lse_q,
+                        coefficient,
+                        dz_p,
+                        dz_q
+                    ],
+                )?,
+                Path::TensorCores => self.launch(
+                    "linear_kl_gradient_mma",
+                    LOGITS.cover(count, width),
+                    args![
+                        count,
+                        start,
+                        width,
+                        path.pitch(width),
+                        size_p,
+                        cap_p,
+                        x_p,
+                        p.w,
+                        size_q,
+                        cap_q,
+                        x_q,
+                        q.w,
+                        kl,
+                        lse_p,
+                        lse_q,
+                        coefficient,
+                        dz_p,
+                        dz_q
+                    ],
+                )?,
             }
+            add(self, path, &piece, &dz_p, [hidden[0], p.w], &mut dp)?;
+            add(self, path, &piece, &dz_q, [hidden[1], q.w], &mut dq)?;
         }
         Ok(())
     }
