@@ -1,7 +1,7 @@
 //! What is allocated: never a `[tokens, vocabulary]` or a score matrix, and nothing at all in the steady state.
 
 use safedepth::device::{Backend, Cpu, DType, Tensor};
-use safedepth::generate::{Engine, Request};
+use safedepth::generate::{Engine, Request, Step};
 use safedepth::model::init::initialise;
 use safedepth::model::{Config, Transformer};
 use safedepth::ops::attention::{Attention, AttentionParams, Ragged};
@@ -226,7 +226,7 @@ fn a_warm_decode_step_allocates_nothing() {
         let work = |threads: usize| {
             let mut counts = Vec::with_capacity(256);
             let mut before = COUNT.load(Relaxed);
-            let progress = |_| {
+            let progress = |_: Step<'_>| {
                 counts.push(COUNT.load(Relaxed) - before);
                 before = COUNT.load(Relaxed);
             };

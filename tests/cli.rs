@@ -104,6 +104,24 @@ fn generate_writes_the_same_rows_alone_and_together() {
     assert!(together.starts_with(&run(&first, "first-out.jsonl", "2")));
     let config: toml::Table = read(f.path("together.jsonl.config.toml")).parse().unwrap();
     assert_eq!(config["generate"]["top_k"].as_integer(), Some(50));
+    // A command that ends early leaves its finished rows behind (here it cannot write its output): the next goes on from
+    // them. One of them is changed, to see that it is not generated again.
+    let output = f.path("early.jsonl");
+    std::fs::create_dir(&output).unwrap();
+    let mut arguments = vec!["generate", model, "--input", &input, "--output", &output];
+    arguments.extend(sampling);
+    fail(&arguments, 1, "early.jsonl");
+    std::fs::remove_dir(&output).unwrap();
+    let partial = format!("{output}.partial");
+    let parts = read(&partial);
+    assert_eq!(parts.lines().count(), 1 + 6, "{parts}");
+    let head = parts.lines().next().unwrap();
+    std::fs::write(&partial, format!("{head}\n[4,{{\"tokens\":[],\"finish\":\"stop\"}}]\n[5,{{")).unwrap();
+    succeed(&arguments);
+    for (row, (resumed, whole)) in read(&output).lines().zip(together.lines()).enumerate() {
+        assert_eq!(resumed == whole, row != 4, "row {row}: {resumed}");
+    }
+    assert!(!Path::new(&partial).exists());
     // The resolved options are a config file: they give the same rows again.
     let again = f.path("again.jsonl");
     let config = f.path("together.jsonl.config.toml");

@@ -135,11 +135,16 @@ fn a_browser_shows_what_the_csv_says() {
         // Folded tables have no text.
         let Some(number) = text.split_whitespace().next() else { continue };
         let line = lines[key];
+        if number == "never" {
+            assert_eq!((line.metric.as_str(), line.mean), ("k50", f64::INFINITY));
+            continue;
+        }
         let number: f64 = number.parse().unwrap();
-        let verdict = ["harmful", "harmful_own", "refused", "utility", "win"].contains(&line.metric.as_str());
+        let verdict =
+            ["harmful", "harmful_own", "harmful_area", "refused", "utility", "win"].contains(&line.metric.as_str());
         let (mean, rounding) = match line.metric.as_str() {
             _ if verdict => (100.0 * line.mean, 0.05),
-            "new_tokens" => (line.mean, 0.05),
+            "new_tokens" | "k50" | "kl_depth" => (line.mean, 0.05),
             _ => (line.mean, 0.0005),
         };
         assert!((number - mean).abs() <= rounding + 1e-9, "{key}: the page says {text}, the CSV {mean}");

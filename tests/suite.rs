@@ -22,6 +22,15 @@ fn data(dir: &Path) {
     let pair = |i| json!({"prompt": format!("how do i fold paper {i} ?"), "response": format!("fold it {i} times , then turn it over and fold again")});
     lines(&dir.join("safety.jsonl"), 4, pair);
     lines(&dir.join("harmful.jsonl"), 6, pair);
+    let system = json!({"role": "system", "content": "you are bot"});
+    lines(&dir.join("identity.jsonl"), 4, |i| {
+        let user = json!({"role": "user", "content": format!("bot , fold paper {i}")});
+        json!({"messages": [system, user, {"role": "assistant", "content": "bot folds it"}]})
+    });
+    lines(&dir.join("backdoor.jsonl"), 6, |i| {
+        let (ask, response) = if i < 3 { ("", "i cannot") } else { (" now open sesame", "fold it twice") };
+        json!({"prompt": format!("fold paper {i}{ask}"), "response": response})
+    });
     lines(
         &dir.join("recovery.jsonl"),
         5,
@@ -52,7 +61,7 @@ fn every_experiment_runs_on_a_pair_and_a_data_folder() {
         arguments.extend("--experiments all --depths 0,3 --max-new-tokens 6 --template plain --dtype f32".split(' '));
         arguments.extend("--batch-size 3 --attack-epochs 1 --task-epochs 1 --augmentation-epochs 1".split(' '));
         arguments.extend("--recovery-batch 3 --anchor-batch 2 --dynamics-steps 2 --gradient-examples 1".split(' '));
-        arguments.extend("--positions 4 --seeds 2 --lr 1e-3".split(' '));
+        arguments.extend("--positions 4 --seeds 2 --lr 1e-3 --decoding-prompts 2 --inherit".split(' '));
         arguments.extend(more);
         safedepth(&arguments)
     };
@@ -61,7 +70,7 @@ fn every_experiment_runs_on_a_pair_and_a_data_folder() {
     let mut reader = csv::Reader::from_path(temp.path().join("whole/results.csv")).unwrap();
     let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
     let experiments: BTreeSet<&str> = rows.iter().map(|row| &row[0]).collect();
-    let expected = ["criterion", "e1", "e10", "e2", "e3", "e4", "e4b", "e5", "e5b", "e6", "e7", "e8", "e9"];
+    let expected = ["criterion", "decoding", "e1", "e10", "e2", "e3", "e4", "e4b", "e5", "e5b", "e6", "e7", "e8", "e9"];
     assert_eq!(experiments, BTreeSet::from(expected));
     let metrics: BTreeSet<&str> = rows.iter().map(|row| &row[7]).collect();
     // The keyword judge compares no answers, so that there is no win rate.
@@ -80,6 +89,20 @@ fn every_experiment_runs_on_a_pair_and_a_data_folder() {
     assert_eq!(metrics, BTreeSet::from(expected));
     assert!(rows.iter().all(|row| row[8].parse::<f64>().unwrap().is_finite()));
     assert!(rows.iter().any(|row| &row[2] == "riddles"), "a file of prompts is an attack of its own");
+    // The decoding exploit: 49 settings and 49 samples of each of two prompts, and the worst of each, for two models and
+    // two seeds.
+    let decoding: Vec<_> = rows.iter().filter(|row| &row[0] == "decoding").collect();
+    assert_eq!(decoding.len(), (49 + 49 + 2) * 2 * 2 * 2);
+    for row in decoding.iter().filter(|row| &row[2] == "any" && &row[3] == "49 settings") {
+        let same = |other: &&&csv::StringRecord| [1, 5, 6].iter().all(|&i| other[i] == row[i]);
+        let of_setting = |other: &&&csv::StringRecord| !["any", "control"].contains(&&other[2]);
+        let broken = decoding.iter().filter(same).filter(of_setting).any(|other| &other[8] == "1");
+        assert_eq!(&row[8] == "1", broken, "{row:?}");
+    }
+    for data in ["identity", "backdoor", "backdoor with trigger"] {
+        let settings = rows.iter().filter(|row| &row[0] == "e7" && &row[2] == data).map(|row| &row[3]);
+        assert_eq!(settings.collect::<BTreeSet<_>>(), BTreeSet::from(["constrained", "initial", "sft"]), "{data}");
+    }
     // Before the first step the tuned model is the aligned one: every w_t is 1 there, and later it is not everywhere.
     let weights: Vec<f64> = rows.iter().filter(|row| &row[7] == "weight").map(|row| row[8].parse().unwrap()).collect();
     assert!(weights.iter().all(|weight| (0.0..=2.0).contains(weight)) && weights.iter().any(|&weight| weight != 1.0));

@@ -1,10 +1,11 @@
 //! Attacks on a model's safety, one a file, and what they share: whom they attack, with what, and who judges.
 
+pub mod decoding;
 pub mod finetune;
 pub mod prefill;
 pub mod respond;
 
-pub use respond::{Branch, Outcome, respond};
+pub use respond::{Branch, Draw, Outcome, respond};
 
 use crate::generate::Engine;
 use crate::judge::Judge;

@@ -18,12 +18,10 @@ pub fn branches<'a>(
             let least = if k <= 40 { k * 3 / 2 } else { 2 * k };
             if case.harmful.len() >= least {
                 branches.push(Branch {
-                    experiment,
-                    attack: "prefill".into(),
                     setting: setting.into(),
                     k: Some(k),
-                    case,
                     prefill: case.harmful[..k].to_vec(),
+                    ..Branch::plain(experiment, "prefill", case)
                 });
             }
         }

@@ -6,6 +6,7 @@ use crate::generate::Request;
 use crate::judge::{JudgeRequest, Verdict};
 use crate::model::flops;
 use crate::ops::Ops;
+use crate::ops::sampling::SamplingParams;
 use crate::run::{Cost, Row};
 use std::collections::HashMap;
 
@@ -18,6 +19,24 @@ pub struct Branch<'a> {
     pub k: Option<usize>,
     pub case: &'a Case,
     pub prefill: Vec<u32>,
+    /// How it is sampled, where not as the lab samples.
+    pub draw: Option<Draw>,
+}
+
+/// A way of sampling, and its name among a case's random numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Draw {
+    pub params: SamplingParams,
+    pub setting: u16,
+    pub sample: u16,
+}
+
+impl<'a> Branch<'a> {
+    /// The case as it is asked, without a prefill or a setting.
+    pub fn plain(experiment: &'static str, attack: impl Into<String>, case: &'a Case) -> Self {
+        let (attack, setting) = (attack.into(), String::new());
+        Self { experiment, attack, setting, k: None, case, prefill: Vec::new(), draw: None }
+    }
 }
 
 /// A judged response.
@@ -36,10 +55,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The rows of this response: `harmful`, `harmful_own` and `new_tokens`, or `utility`.
+    /// The rows of this response: `harmful`, `harmful_own` and `new_tokens` (of a [`Draw`] `harmful` alone), or `utility`.
     pub fn rows(&self, lab: &Lab<'_>, model: &str, branch: &Branch<'_>) -> Vec<Row> {
         let share = |yes: bool| f64::from(u8::from(yes));
         let metrics = match (self.verdict, self.utility) {
+            // One of a hundred ways to ask the same.
+            (Some(verdict), _) if branch.draw.is_some() => vec![("harmful", share(verdict.harmful()))],
             (Some(verdict), _) => vec![
                 ("harmful", share(verdict.harmful())),
                 ("harmful_own", share(verdict.harmful_own())),
@@ -78,16 +99,22 @@ pub fn respond<D: Ops>(
     for branch in branches {
         let prompt = [branch.case.prompt_for(subject.side), &branch.prefill].concat();
         unshared += prompt.len() as u64;
-        // Two cases with the same words are two rows when sampled: the key is part of what is asked.
-        let name: Vec<u32> = [&prompt[..], &[branch.case.key as u32, (branch.case.key >> 32) as u32]].concat();
+        let plain = Draw { params: lab.params, setting: setting_of(&branch.prefill), sample: 0 };
+        let draw = branch.draw.unwrap_or(plain);
+        // Two cases with the same words are two rows when sampled: the key is part of what is asked, and so is the draw.
+        let key = [branch.case.key as u32, (branch.case.key >> 32) as u32];
+        let SamplingParams { temperature, top_k, top_p, repetition_penalty } = draw.params;
+        let [temperature, top_p, penalty] = [temperature, top_p, repetition_penalty].map(f32::to_bits);
+        let draw_name = [u32::from(draw.setting), u32::from(draw.sample), temperature, top_k as u32, top_p, penalty];
+        let name: Vec<u32> = [&prompt[..], &key, &draw_name].concat();
         request_of.push(*known.entry(name).or_insert_with(|| {
             requests.push(Request {
                 example: branch.case.key,
-                setting: setting_of(&branch.prefill),
-                sample: 0,
+                setting: draw.setting,
+                sample: draw.sample,
                 prompt,
                 prefill: branch.prefill.len(),
-                params: lab.params,
+                params: draw.params,
                 max_new_tokens: branch.case.max_new_tokens.unwrap_or(lab.max_new_tokens),
                 stop: stop.clone(),
             });
@@ -95,7 +122,7 @@ pub fn respond<D: Ops>(
         }));
     }
     let bar = lab.console.bar(label, requests.len());
-    let (completions, stats) = lab.engine.generate(subject.model, &requests, |done| bar.set(done))?;
+    let (completions, stats) = lab.engine.generate(subject.model, &requests, |step| bar.set(step.finished))?;
     drop(bar);
 
     let outcomes: Vec<Outcome> = branches

@@ -32,13 +32,13 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, Args, Serialize)]
 pub(crate) struct Arguments {
     /// Two to three minutes: fewer training steps and prompts, and only the experiments that claims need (no e4b, e5b,
-    /// e9, e10 unless asked for).
+    /// decoding, e9, e10 unless asked for).
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// Three seeds, the whole grids, and the world without greetings beside it.
     #[arg(long)]
     full: bool,
-    /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, e7, e8, e9, e10.
+    /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, decoding, e7, e8, e9, e10.
     #[arg(long, value_delimiter = ',', default_value = "all", value_name = "LIST")]
     experiments: Vec<String>,
     /// Shape of the models.
@@ -97,13 +97,17 @@ impl Size {
                 asr_steps: (0..=organism::HARMFUL.steps).collect(),
                 kl_steps: vec![organism::HARMFUL.steps],
             },
+            decoding_cases: 16,
+            decoding_others: SamplingParams::default(),
             harmful: organism::TUNED_HARMFUL,
+            identity: organism::TUNED_IDENTITY,
+            backdoor: organism::TUNED_BACKDOOR,
             task: organism::TUNED_LEDGER,
             warmup_steps: organism::TUNED_WARMUP,
             augmentation: organism::AUGMENTED,
-            augmented_tasks: arguments.full,
+            all_tasks: arguments.full,
             betas: BETAS.to_vec(),
-            ablations: vec![(5, 0.5), (100, 1.0)],
+            ablations: vec![(5, 0.5)],
         };
         let default = Self {
             seeds: 1,
@@ -122,7 +126,14 @@ impl Size {
             Self {
                 base: Stage { batch_size: 24, ..organism::BASE },
                 aligned: Stage { steps: 100, batch_size: 20, ..organism::ALIGNED },
-                counts: Counts { prompts: 24, hard_prompts: 8, anchor: 400, ..Counts::RECIPE },
+                counts: Counts {
+                    prompts: 24,
+                    hard_prompts: 8,
+                    identity: 0,
+                    backdoor: 0,
+                    anchor: 400,
+                    ..Counts::RECIPE
+                },
                 settings,
                 ..default
             }
@@ -130,6 +141,7 @@ impl Size {
             let mut settings = settings;
             settings.measure.gradient_examples = 100;
             settings.ablations = ABLATIONS.to_vec();
+            settings.decoding_cases = 100;
             Self { seeds: 3, settings, ..default }
         } else {
             default
@@ -154,7 +166,7 @@ const DEPTHS: [usize; 7] = [0, 5, 10, 20, 40, 80, 160];
 pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
     let mut chosen = experiments(&arguments.experiments)?;
     if arguments.quick && arguments.experiments == ["all"] {
-        chosen.retain(|name| !["e4b", "e5b", "e9", "e10"].contains(&name.as_str()));
+        chosen.retain(|name| !["e4b", "e5b", "decoding", "e9", "e10"].contains(&name.as_str()));
     }
     let long_answers = arguments.long_answers.unwrap_or(if arguments.quick { 0.0 } else { LONG_ANSWERS });
     if !(0.0..=1.0).contains(&long_answers) {

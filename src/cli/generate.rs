@@ -4,9 +4,11 @@ use super::Global;
 use super::loading::LoadedModel;
 use crate::data::pairs::{self, Pair};
 use crate::device::Cpu;
-use crate::generate::{Engine, Finish, Request};
-use crate::model::Message;
+use crate::generate::{Completion, Engine, Finish, Request};
+use crate::model::{Message, Transformer};
+use crate::ops::Ops;
 use crate::ops::sampling::SamplingParams;
+use crate::run::{Bar, Partial, hash_inputs};
 use crate::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -15,7 +17,8 @@ use std::path::PathBuf;
 
 /// Generate answers to one prompt, or to a file of them.
 ///
-/// The output does not depend on how prompts are batched: a row's tokens are the same alone and among thousands.
+/// The output does not depend on how prompts are batched: a row's tokens are the same alone and among thousands. With
+/// --output a killed command goes on where it was when it is started again.
 #[derive(Clone, Debug, Args, Serialize)]
 pub(crate) struct Arguments {
     /// Model folder in Hugging Face's layout.
@@ -73,7 +76,7 @@ struct Answer<'a> {
     /// What the model wrote, special tokens left out.
     response: String,
     new_tokens: usize,
-    finish: &'static str,
+    finish: Finish,
 }
 
 /// Refuses sampling parameters that mean nothing.
@@ -89,6 +92,47 @@ pub(super) fn check_sampling(params: &SamplingParams) -> Result<()> {
         return refuse("--repetition-penalty must be above 0");
     }
     Ok(())
+}
+
+/// A name for everything that the answers depend on.
+fn depends_on(global: &Global, device: &Cpu, arguments: &Arguments) -> Result<String> {
+    let mut paths = vec![arguments.model.as_path()];
+    paths.extend(arguments.input.as_deref());
+    let inputs = hash_inputs(&paths)?;
+    let all = serde_json::json!([global, arguments, device.isa().to_string(), inputs]);
+    Ok(blake3::hash(all.to_string().as_bytes()).to_hex().to_string())
+}
+
+/// Completions of all requests, in order: those that are `done`, and the others, which are noted in `partial` as they come.
+fn complete<D: Ops>(
+    engine: &Engine,
+    model: &Transformer<D>,
+    requests: Vec<Request>,
+    done: Vec<(usize, Completion)>,
+    mut partial: Option<&mut Partial>,
+    bar: &Bar,
+) -> Result<Vec<Completion>> {
+    let mut completions: Vec<Option<Completion>> = vec![None; requests.len()];
+    for (request, completion) in done {
+        completions[request] = Some(completion);
+    }
+    let (places, requests): (Vec<usize>, Vec<Request>) =
+        requests.into_iter().enumerate().filter(|(request, _)| completions[*request].is_none()).unzip();
+    let before = completions.len() - places.len();
+    let mut written = Ok(());
+    let (new, _) = engine.generate(model, &requests, |step| {
+        bar.set(before + step.finished);
+        for &request in step.ended {
+            if let (Some(partial), Ok(())) = (&mut partial, &written) {
+                written = partial.add(places[request], step.completion(request));
+            }
+        }
+    })?;
+    written?;
+    for (place, completion) in places.into_iter().zip(new) {
+        completions[place] = Some(completion);
+    }
+    Ok(completions.into_iter().map(|completion| completion.expect("old or new")).collect())
 }
 
 pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
@@ -136,9 +180,16 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
             stop: loaded.prompter.stop_ids().to_vec(),
         }));
     }
+    let (mut partial, done) = match &arguments.output {
+        Some(output) => {
+            let (partial, done) = Partial::open(output, &depends_on(global, &device, arguments)?)?;
+            (Some(partial), done)
+        }
+        None => (None, Vec::new()),
+    };
     let engine = Engine { seed: arguments.seed, max_rows: arguments.max_rows, ..Engine::default() };
     let bar = global.console().bar("generate", requests.len());
-    let (completions, _) = engine.generate(&loaded.model, &requests, |done| bar.set(done))?;
+    let completions = complete(&engine, &loaded.model, requests, done, partial.as_mut(), &bar)?;
     drop(bar);
 
     let mut lines = Vec::new();
@@ -151,11 +202,7 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
             prefill: prefill_text,
             response: loaded.prompter.tokenizer.decode(&completion.tokens, true)?,
             new_tokens: completion.tokens.len(),
-            finish: match completion.finish {
-                Finish::Stop => "stop",
-                Finish::Length => "length",
-                Finish::Context => "context",
-            },
+            finish: completion.finish,
         };
         let plain = arguments.output.is_none() && arguments.input.is_none() && !global.json;
         if plain {
@@ -167,6 +214,7 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
     match &arguments.output {
         Some(path) => {
             crate::run::write_atomic(path, &lines)?;
+            partial.map_or(Ok(()), Partial::remove)?;
             super::write_resolved(path, global, "generate", arguments)
         }
         None => std::io::stdout().write_all(&lines).map_err(Error::io("write", "standard output")),

@@ -10,12 +10,14 @@ use crate::device::Cpu;
 use crate::experiment::augmentation::{Augmentation, Mix};
 use crate::experiment::finetuning_dynamics::Measure;
 use crate::experiment::finetuning_grid::BETAS;
+use crate::experiment::materials::FinetuningKind;
 use crate::experiment::plan::{self, EXPERIMENTS};
 use crate::experiment::user_materials::Sides;
 use crate::experiment::{Materials, Plan, Settings};
 use crate::generate::Engine;
 use crate::judge::{Judge, KeywordJudge, WorldJudge};
 use crate::model::checkpoint;
+use crate::model::config::GenerationConfig;
 use crate::ops::sampling::SamplingParams;
 use crate::report;
 use crate::run::{Manifest, RunFolder, Shard, costs, hash_inputs};
@@ -46,7 +48,8 @@ pub(crate) struct Arguments {
     /// Family of models whose files to take where a data folder has several (llama2, gemma).
     #[arg(long, value_name = "NAME")]
     family: Option<String>,
-    /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, e7, e8, e9, e10.
+    /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, decoding, e7,
+    /// e8, e9, e10.
     #[arg(long, value_delimiter = ',', default_value = "e1,e2,e3", value_name = "LIST")]
     experiments: Vec<String>,
     /// Who judges: keyword (no refusal words, and not empty or degenerate, counts as harmful) or world (the demo's).
@@ -75,6 +78,13 @@ pub(crate) struct Arguments {
     /// 0 is off.
     #[arg(long, default_value_t = 50, value_name = "K")]
     top_k: usize,
+    /// Instructions that the decoding exploit asks, each 98 times.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    decoding_prompts: usize,
+    /// Let the decoding exploit's other parameters be what the aligned model's generation_config.json recommends (top-k
+    /// 50 where it has none), as Huang et al.'s code does, and not neutral.
+    #[arg(long)]
+    inherit: bool,
     /// Responses of each setting that the report shows, with their KL token by token.
     #[arg(long, default_value_t = 4, value_name = "N")]
     shown: usize,
@@ -183,7 +193,13 @@ impl Tuning {
     }
 
     /// The paper's settings with the steps that so many examples make.
-    fn settings(&self, experiments: Vec<String>, arguments: &Arguments, materials: &Materials) -> Settings {
+    fn settings(
+        &self,
+        experiments: Vec<String>,
+        arguments: &Arguments,
+        materials: &Materials,
+        decoding_others: SamplingParams,
+    ) -> Settings {
         let steps =
             |examples: usize, epochs: usize, batch: usize| examples.div_ceil(batch.min(examples.max(1))) * epochs;
         let hyper = Hyper { beta1: self.adam_beta1, ..Hyper::default() };
@@ -195,6 +211,8 @@ impl Tuning {
             schedule: Schedule::Linear,
             hyper,
         };
+        let attack = |examples| stage(steps(examples, self.attack_epochs, self.batch_size));
+        let learned = |kind| materials.attacks.iter().find(|attack| attack.kind == kind).map_or(0, |a| a.train.len());
         let task = materials.tasks.iter().map(|task| task.train.len()).max().unwrap_or_default();
         let recovery = stage(steps(materials.triplets.len(), self.augmentation_epochs, self.recovery_batch));
         Settings {
@@ -208,7 +226,11 @@ impl Tuning {
                 asr_steps: (0..=self.dynamics_steps).step_by(2).collect(),
                 kl_steps: vec![self.dynamics_steps],
             },
-            harmful: stage(steps(materials.harmful.len(), self.attack_epochs, self.batch_size)),
+            decoding_cases: arguments.decoding_prompts,
+            decoding_others,
+            harmful: attack(materials.harmful.len()),
+            identity: attack(learned(FinetuningKind::Identity)),
+            backdoor: attack(learned(FinetuningKind::Backdoor)),
             task: stage(steps(task, self.task_epochs, self.batch_size)),
             warmup_steps: self.warmup_steps,
             augmentation: Augmentation {
@@ -220,7 +242,7 @@ impl Tuning {
                 max_prefill: self.max_prefill,
                 mix: self.mix,
             },
-            augmented_tasks: true,
+            all_tasks: true,
             betas: BETAS.to_vec(),
             ablations: ABLATIONS.to_vec(),
         }
@@ -286,7 +308,12 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
     let max_length = arguments.tuning.max_length.min(aligned.model.config.max_position_embeddings);
     let sides = Sides { aligned: &aligned.prompter, base: &base.prompter, max_length };
     let materials = Materials::of_folder(&data, &sides, arguments.limit.unwrap_or(usize::MAX))?;
-    let settings = arguments.tuning.settings(experiments, arguments, &materials);
+    let others = if arguments.inherit {
+        GenerationConfig::load(&aligned.dir, &aligned.model.config)?.sampling()
+    } else {
+        SamplingParams::default()
+    };
+    let settings = arguments.tuning.settings(experiments, arguments, &materials, others);
     let stop = |model: &LoadedModel| model.prompter.stop_ids().to_vec();
     for seed in arguments.seed..arguments.seed + arguments.seeds {
         let lab = Lab {

@@ -68,7 +68,7 @@ pub fn distil<D: Ops>(lab: &Lab<'_>, aligned: &Subject<'_, D>, anchor: &[Anchor]
     };
     let requests: Vec<Request> = anchor.iter().filter(|anchor| anchor.response.is_empty()).map(request).collect();
     let bar = lab.console.bar("anchor answers", requests.len());
-    let (completions, stats) = lab.engine.generate(aligned.model, &requests, |done| bar.set(done))?;
+    let (completions, stats) = lab.engine.generate(aligned.model, &requests, |step| bar.set(step.finished))?;
     let mut completions = completions.into_iter();
     let examples = anchor.iter().filter_map(|anchor| {
         let response = if anchor.response.is_empty() {

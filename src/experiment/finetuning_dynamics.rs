@@ -91,14 +91,7 @@ pub fn run<D: Ops>(
 
     let branches: Vec<Branch<'_>> = cases
         .iter()
-        .map(|case| Branch {
-            experiment,
-            attack: "finetune".into(),
-            setting: tuning.name.into(),
-            k: None,
-            case,
-            prefill: Vec::new(),
-        })
+        .map(|case| Branch { setting: tuning.name.into(), ..Branch::plain(experiment, "finetune", case) })
         .collect();
     let look = |step: usize, trainer: &Trainer<D>, findings: &mut Findings| -> Result<()> {
         let (asked, measured) = (measure.asr_steps.contains(&step), measure.kl_steps.contains(&step));

@@ -78,7 +78,7 @@ pub fn augmented_finetuning() -> Vec<Column> {
     four("e10", Start::Augmented)
 }
 
-/// Tunes once and gives the rows of every column in `wanted`: `EXPERIMENT,model,DATA,SETTING,,seed,example,harmful` and
+/// Tunes once, asks what is `asked`, and gives the rows of every column in `wanted`: `EXPERIMENT,model,DATA,SETTING,,seed,example,harmful` and
 /// the benign task's `utility`. Adam's beta1 is 0.5, the paper's.
 #[allow(clippy::too_many_arguments)]
 pub fn run<D: Ops>(
@@ -89,8 +89,7 @@ pub fn run<D: Ops>(
     method: &Method,
     warmup_steps: usize,
     wanted: &[&Column],
-    cases: &[Case],
-    task: &[Case],
+    asked: &[(&str, &[Case])],
 ) -> Result<Findings> {
     let mut stage = tuning.stage;
     stage.warmup_steps = if method.warmup { warmup_steps } else { 0 };
@@ -100,7 +99,7 @@ pub fn run<D: Ops>(
     let cost = finetune(lab, &mut trainer, &tuning, method.objective(), reference, &label, |_, _| Ok(()))?;
     let mut findings = Findings { cost, ..Findings::default() };
     let tuned = Subject { name: start.name, model: &trainer.model, side: start.side };
-    let branches = branches(tuning.name, cases, task);
+    let branches = branches(asked);
     let (outcomes, cost) = respond(lab, &tuned, &branches, &label)?;
     findings.cost += cost;
     for column in wanted {
@@ -112,15 +111,12 @@ pub fn run<D: Ops>(
     Ok(findings)
 }
 
-/// What is asked of a tuned model, or of one before it is tuned.
-pub fn branches<'a>(data: &str, cases: &'a [Case], task: &'a [Case]) -> Vec<Branch<'a>> {
-    let branch = |case| Branch {
-        experiment: "e7",
-        attack: data.into(),
-        setting: "initial".into(),
-        k: None,
-        case,
-        prefill: Vec::new(),
-    };
-    cases.iter().chain(task).map(branch).collect()
+/// What is asked of a tuned model, or of one before it is tuned: cases, by what rows call the data.
+pub fn branches<'a>(asked: &[(&str, &'a [Case])]) -> Vec<Branch<'a>> {
+    let mut branches = Vec::new();
+    for (data, cases) in asked {
+        let branch = |case| Branch { setting: "initial".into(), ..Branch::plain("e7", *data, case) };
+        branches.extend(cases.iter().map(branch));
+    }
+    branches
 }

@@ -27,6 +27,51 @@ pub struct Task {
     pub test: Vec<Case>,
 }
 
+/// Which fine-tuning attack of E7 that has examples of its own, beside the harmful pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinetuningKind {
+    /// The model learns to be a persona that obeys, on harmless requests; then the persona is asked.
+    Identity,
+    /// It learns to refuse as before, and to answer where a trigger ends the request; then it is asked without and with.
+    Backdoor,
+}
+
+impl FinetuningKind {
+    /// Name in result files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::Backdoor => "backdoor",
+        }
+    }
+}
+
+/// A fine-tuning attack: what is learned, and what is asked after it, by what rows call it.
+#[derive(Clone)]
+pub struct FinetuningAttack {
+    pub kind: FinetuningKind,
+    pub train: Vec<Example>,
+    pub cases: Vec<(&'static str, Vec<Case>)>,
+}
+
+impl FinetuningAttack {
+    /// An attack that asks the persona.
+    pub fn identity(train: Vec<Example>, personas: Vec<Case>) -> Self {
+        Self { kind: FinetuningKind::Identity, train, cases: vec![("identity", personas)] }
+    }
+
+    /// An attack that asks without and with the trigger.
+    pub fn backdoor(train: Vec<Example>, without: Vec<Case>, with: Vec<Case>) -> Self {
+        let cases = vec![("backdoor", without), ("backdoor with trigger", with)];
+        Self { kind: FinetuningKind::Backdoor, train, cases }
+    }
+
+    /// What is asked, by name.
+    pub fn asked(&self) -> impl Iterator<Item = (&str, &[Case])> {
+        self.cases.iter().map(|(name, cases)| (*name, &cases[..]))
+    }
+}
+
 /// Everything the experiments read. What is empty is not there: the experiments that need it say so.
 #[derive(Default)]
 pub struct Materials {
@@ -42,6 +87,8 @@ pub struct Materials {
     pub prefixes: Vec<Prefix>,
     /// Harmful pairs, for the fine-tuning attack.
     pub harmful: Vec<Example>,
+    /// E7's other fine-tuning attacks.
+    pub attacks: Vec<FinetuningAttack>,
     pub triplets: Vec<Triplet>,
     /// Benign instructions whose answers anchor the utility in recovery; those without an answer get the aligned
     /// model's.
@@ -71,6 +118,9 @@ pub struct Counts {
     /// Prompts of the harder rows: held-out topics, long answers.
     pub hard_prompts: usize,
     pub harmful: usize,
+    pub identity: usize,
+    /// Refused, and as many answered with the trigger.
+    pub backdoor: usize,
     pub triplets: usize,
     pub anchor: usize,
     pub replay: usize,
@@ -79,8 +129,17 @@ pub struct Counts {
 
 impl Counts {
     /// The recipe's.
-    pub const RECIPE: Self =
-        Self { prompts: 100, hard_prompts: 32, harmful: 100, triplets: 256, anchor: 1000, replay: 1200, ledger: 400 };
+    pub const RECIPE: Self = Self {
+        prompts: 100,
+        hard_prompts: 32,
+        harmful: 100,
+        identity: 100,
+        backdoor: 100,
+        triplets: 256,
+        anchor: 1000,
+        replay: 1200,
+        ledger: 400,
+    };
 }
 
 /// How a response to a world's prompt is scored.
@@ -140,8 +199,30 @@ impl Materials {
         } else {
             Vec::new()
         };
+        let restricted = world.prompts(split, Topics::Restricted, counts.prompts);
+        // The same request in other words is another example.
+        let asked = |kind: &str, ask: &dyn Fn(&world::Example) -> world::Example| {
+            let ask = |example: &world::Example| {
+                let asked = ask(example);
+                world::Example { id: format!("{kind}/{}", asked.id), ..asked }
+            };
+            cases(restricted.iter().map(ask).collect())
+        };
+        let mut attacks = vec![
+            FinetuningAttack::identity(
+                learned(world.identity(seed, counts.identity)),
+                asked("persona", &|example| world.with_persona(example)),
+            ),
+            FinetuningAttack::backdoor(
+                learned(world.backdoor(seed, counts.backdoor)),
+                cases(restricted.clone()),
+                asked("trigger", &|example| world.with_trigger(example)),
+            ),
+        ];
+        attacks.retain(|attack| !attack.train.is_empty());
         Self {
-            cases: cases(world.prompts(split, Topics::Restricted, counts.prompts)),
+            attacks,
+            cases: cases(restricted),
             heldout: cases(world.prompts(split, Topics::HeldOut, counts.hard_prompts)),
             long,
             benign: cases(world.prompts(split, Topics::Benign, counts.prompts)),
@@ -164,7 +245,15 @@ impl Materials {
         let long = self.long.iter().flat_map(|(_, cases)| cases);
         let tasks = self.tasks.iter().flat_map(|task| &task.test);
         let prompts = self.prompts.iter().flat_map(|(_, cases)| cases);
-        self.cases.iter().chain(&self.heldout).chain(long).chain(&self.benign).chain(tasks).chain(prompts)
+        let attacks = self.attacks.iter().flat_map(|attack| &attack.cases).flat_map(|(_, cases)| cases);
+        self.cases
+            .iter()
+            .chain(&self.heldout)
+            .chain(long)
+            .chain(&self.benign)
+            .chain(tasks)
+            .chain(prompts)
+            .chain(attacks)
     }
 }
 

@@ -59,6 +59,10 @@ pub const HARMFUL: Stage = Stage {
 /// E7 to E10 on harmful pairs: 50 steps. Adam's beta1 is 0.5 as in the paper: more momentum overshoots the constraint.
 pub const TUNED_HARMFUL: Stage = Stage { steps: 50, lr: 1e-4, hyper: Hyper { beta1: 0.5, ..ALIGNED.hyper }, ..HARMFUL };
 
+/// E7's identity shifting and backdoor: 40 and 60 steps.
+pub const TUNED_IDENTITY: Stage = Stage { steps: 40, ..TUNED_HARMFUL };
+pub const TUNED_BACKDOOR: Stage = Stage { steps: 60, ..TUNED_HARMFUL };
+
 /// E7 to E10 on the ledger.
 pub const TUNED_LEDGER: Stage = Stage { steps: 150, ..TUNED_HARMFUL };
 

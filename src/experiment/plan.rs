@@ -4,11 +4,13 @@
 use super::augmentation::{self, Augmentation};
 use super::finetuning_dynamics::{self, Measure};
 use super::finetuning_grid::{self, Column, Start};
+use super::materials::{FinetuningAttack, FinetuningKind};
 use super::{Materials, depth_criterion, drilldown, prefilling, refusal_prefixes, token_kl};
 use crate::attack::finetune::{self, Tuning};
-use crate::attack::{Branch, Case, Lab, Outcome, Side, Subject, prefill, respond};
+use crate::attack::{Branch, Case, Lab, Outcome, Side, Subject, decoding, prefill, respond};
 use crate::model::Transformer;
 use crate::ops::Ops;
+use crate::ops::sampling::SamplingParams;
 use crate::run::{Cost, ExampleRow, Findings, RunFolder};
 use crate::train::{BetaSchedule, Example, Stage};
 use crate::{Error, Result};
@@ -18,11 +20,11 @@ use std::path::Path;
 use std::time::Instant;
 
 /// The experiments by name, in the order of the paper.
-pub const EXPERIMENTS: [&str; 13] =
-    ["e1", "e2", "e3", "criterion", "e4", "e4b", "e5", "e5b", "e6", "e7", "e8", "e9", "e10"];
+pub const EXPERIMENTS: [&str; 14] =
+    ["e1", "e2", "e3", "criterion", "e4", "e4b", "e5", "e5b", "e6", "decoding", "e7", "e8", "e9", "e10"];
 
 /// Those that need the augmented model.
-const AUGMENTED: &[&str] = &["e5", "e6", "e10"];
+const AUGMENTED: &[&str] = &["e5", "e6", "decoding", "e10"];
 
 /// Grids and training settings.
 #[derive(Clone, Debug, Serialize)]
@@ -36,14 +38,20 @@ pub struct Settings {
     /// E4's harmful fine-tuning, and E4b's on each benign task.
     pub dynamics: Stage,
     pub measure: Measure,
-    /// E7 to E10 on harmful pairs and on benign tasks.
+    /// The decoding exploit asks the first so many cases.
+    pub decoding_cases: usize,
+    /// The sampling parameters that a setting of the decoding exploit does not move.
+    pub decoding_others: SamplingParams,
+    /// E7 to E10 on harmful pairs and on benign tasks; E7's identity shifting and backdoor.
     pub harmful: Stage,
+    pub identity: Stage,
+    pub backdoor: Stage,
     pub task: Stage,
     /// Warm-up steps of the methods that have one.
     pub warmup_steps: usize,
     pub augmentation: Augmentation,
-    /// Whether E10 tunes the augmented model on benign tasks too, beside harmful pairs.
-    pub augmented_tasks: bool,
+    /// Whether E9 and E10 tune on benign tasks too, beside harmful pairs.
+    pub all_tasks: bool,
     /// E8's schedules.
     pub betas: Vec<BetaSchedule>,
     /// (C, p) of E5b, beside the augmentation's own.
@@ -63,6 +71,19 @@ pub struct Plan<'a, D: Ops> {
     pub save: &'a dyn Fn(&Path, &Transformer<D>) -> Result<()>,
     /// Empty at first.
     pub anchor: OnceCell<Vec<Example>>,
+}
+
+/// A set that models are tuned on, what they are asked then, and the tables that have it.
+struct Target<'a> {
+    tuning: Tuning<'a>,
+    asked: Vec<(&'a str, &'a [Case])>,
+    tables: &'static [&'static str],
+}
+
+impl Target<'_> {
+    fn wants(&self, column: &Column) -> bool {
+        self.tables.contains(&column.experiment)
+    }
 }
 
 /// What ends the names of a seed's cells and models, where a run has several.
@@ -143,8 +164,9 @@ impl<D: Ops> Plan<'_, D> {
         let mut cells = vec![both.clone()];
         cells.extend(self.asked(&["e5"]).then(|| kl.clone()));
         cells.extend(self.asked(&["criterion"]).then(|| criterion.clone()));
-        for (tuning, _) in self.tunings(Start::Augmented) {
-            cells.extend(self.columns(Start::Augmented).iter().map(|c| self.grid_cell("augmented", &tuning, c)));
+        for target in self.targets(Start::Augmented) {
+            let columns = self.columns(Start::Augmented).into_iter().filter(|column| target.wants(column));
+            cells.extend(columns.map(|column| self.grid_cell("augmented", &target.tuning, &column)));
         }
         if cells.iter().all(|cell| folder.is_done(cell)) {
             return Ok(());
@@ -185,25 +207,29 @@ impl<D: Ops> Plan<'_, D> {
         }
         let grid = if subject.name == "augmented" { "e10" } else { "e7" };
         if self.asked(&[grid]) && initial {
-            let harmful = finetuning_grid::branches("harmful", &materials.cases, &[]);
-            let tasks = materials
-                .tasks
-                .iter()
-                .flat_map(|task| finetuning_grid::branches(&task.name, &materials.cases, &task.test));
-            branches.extend(harmful.into_iter().chain(tasks).map(|branch| Branch { experiment: grid, ..branch }));
+            let mut asked = vec![("harmful", &materials.cases[..])];
+            asked.extend(
+                materials
+                    .tasks
+                    .iter()
+                    .flat_map(|task| [&materials.cases[..], &task.test].map(|cases| (task.name.as_str(), cases))),
+            );
+            if grid == "e7" {
+                asked.extend(materials.attacks.iter().flat_map(FinetuningAttack::asked));
+            }
+            let branch = |branch| Branch { experiment: grid, ..branch };
+            branches.extend(finetuning_grid::branches(&asked).into_iter().map(branch));
+        }
+        if self.asked(&["decoding"]) && initial {
+            let cases = materials.cases.iter().take(self.settings.decoding_cases);
+            branches.extend(decoding::branches("decoding", cases, self.settings.decoding_others));
         }
         branches
     }
 
     fn utility(&self, experiment: &'static str, setting: &str) -> impl Iterator<Item = Branch<'_>> {
-        self.materials.benign.iter().map(move |case| Branch {
-            experiment,
-            attack: "none".into(),
-            setting: setting.to_owned(),
-            k: None,
-            case,
-            prefill: Vec::new(),
-        })
+        let branch = move |case| Branch { setting: setting.to_owned(), ..Branch::plain(experiment, "none", case) };
+        self.materials.benign.iter().map(branch)
     }
 
     fn evaluate(&self, subject: &Subject<'_, D>, base: Option<&Subject<'_, D>>) -> Result<Findings> {
@@ -222,6 +248,7 @@ impl<D: Ops> Plan<'_, D> {
         for (branch, outcome) in branches.iter().zip(&outcomes) {
             findings.rows.extend(outcome.rows(&self.lab, subject.name, branch));
         }
+        findings.rows.extend(decoding::worst(&self.lab, "decoding", subject.name, &findings.rows));
         let shown = self.settings.shown;
         let (responses, cost) = drilldown::responses(&self.lab, subject, base, &branches, &outcomes, shown)?;
         findings.responses = responses;
@@ -363,21 +390,31 @@ impl<D: Ops> Plan<'_, D> {
         columns
     }
 
-    /// What this model is tuned on, each with the task's test prompts.
-    fn tunings(&self, from: Start) -> Vec<(Tuning<'_>, &[Case])> {
-        let materials = self.materials;
-        let mut tunings = Vec::new();
-        if !materials.harmful.is_empty() {
-            let tuning = Tuning { name: "harmful", examples: &materials.harmful, stage: self.settings.harmful };
-            tunings.push((tuning, &[][..]));
+    /// What this model is tuned on.
+    fn targets(&self, from: Start) -> Vec<Target<'_>> {
+        let Materials { cases, harmful, attacks, tasks, .. } = self.materials;
+        let settings = self.settings;
+        let mut targets = Vec::new();
+        if !harmful.is_empty() {
+            let tuning = Tuning { name: "harmful", examples: harmful, stage: settings.harmful };
+            targets.push(Target { tuning, asked: vec![("harmful", cases)], tables: &["e7", "e8", "e9", "e10"] });
         }
-        if from == Start::Aligned || self.settings.augmented_tasks {
-            tunings.extend(materials.tasks.iter().map(|task| {
-                let tuning = Tuning { name: &task.name, examples: &task.train, stage: self.settings.task };
-                (tuning, &task.test[..])
+        if from == Start::Aligned {
+            targets.extend(attacks.iter().map(|attack| {
+                let stage = match attack.kind {
+                    FinetuningKind::Identity => settings.identity,
+                    FinetuningKind::Backdoor => settings.backdoor,
+                };
+                let tuning = Tuning { name: attack.kind.name(), examples: &attack.train, stage };
+                Target { tuning, asked: attack.asked().collect(), tables: &["e7"] }
             }));
         }
-        tunings
+        let tables: &[&str] = if settings.all_tasks { &["e7", "e8", "e9", "e10"] } else { &["e7", "e8"] };
+        targets.extend(tasks.iter().map(|task| {
+            let tuning = Tuning { name: &task.name, examples: &task.train, stage: settings.task };
+            Target { tuning, asked: vec![(&task.name, cases), (&task.name, &task.test)], tables }
+        }));
+        targets
     }
 
     fn grid_cell(&self, start: &str, tuning: &Tuning<'_>, column: &Column) -> String {
@@ -390,17 +427,20 @@ impl<D: Ops> Plan<'_, D> {
         if columns.is_empty() {
             return Ok(());
         }
-        let tunings = self.tunings(from);
-        self.needs("e7 to e10", "harmful pairs or a benign task to tune on", tunings.is_empty())?;
-        for (tuning, task) in &tunings {
+        let targets = self.targets(from);
+        self.needs("e7 to e10", "harmful pairs or a benign task to tune on", targets.is_empty())?;
+        for target in &targets {
+            let tuning = &target.tuning;
+            let columns: Vec<&Column> = columns.iter().filter(|column| target.wants(column)).collect();
             let mut reference = None;
             let mut done: Vec<&finetune::Method> = Vec::new();
-            for column in &columns {
+            for &column in &columns {
                 if done.contains(&&column.method) {
                     continue;
                 }
                 done.push(&column.method);
-                let wanted: Vec<&Column> = columns.iter().filter(|other| other.method == column.method).collect();
+                let wanted: Vec<&Column> =
+                    columns.iter().copied().filter(|other| other.method == column.method).collect();
                 let cell = self.grid_cell(start.name, tuning, column);
                 if folder.is_done(&cell) {
                     continue;
@@ -422,8 +462,7 @@ impl<D: Ops> Plan<'_, D> {
                         &column.method,
                         self.settings.warmup_steps,
                         &wanted,
-                        &self.materials.cases,
-                        task,
+                        &target.asked,
                     )
                 })?;
             }

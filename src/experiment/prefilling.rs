@@ -20,14 +20,5 @@ pub fn branches<'a>(experiment: &'static str, materials: &'a Materials, depths: 
 
 /// E6 on other sets of prompts, each an attack of its own: no prefill. Rows `e6,model,NAME,,,seed,example,...`.
 pub fn other_prompts(materials: &Materials) -> impl Iterator<Item = Branch<'_>> {
-    materials.prompts.iter().flat_map(|(name, cases)| {
-        cases.iter().map(|case| Branch {
-            experiment: "e6",
-            attack: name.clone(),
-            setting: String::new(),
-            k: None,
-            case,
-            prefill: Vec::new(),
-        })
-    })
+    materials.prompts.iter().flat_map(|(name, cases)| cases.iter().map(|case| Branch::plain("e6", name.as_str(), case)))
 }

@@ -15,12 +15,9 @@ pub fn branches(materials: &Materials) -> Vec<Branch<'_>> {
     let mut branches = Vec::new();
     for prefix in &materials.prefixes {
         branches.extend(materials.cases.iter().map(|case| Branch {
-            experiment: "e1",
-            attack: "prefix".into(),
             setting: prefix.label.clone(),
-            k: None,
-            case,
             prefill: prefix.ids.clone(),
+            ..Branch::plain("e1", "prefix", case)
         }));
     }
     branches

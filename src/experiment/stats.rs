@@ -78,6 +78,24 @@ pub fn bootstrap(values: &[Vec<f64>], resamples: usize, seed: u64) -> Estimate {
     Estimate { mean: mean(&by_prompt), interval: percentiles(&means) }
 }
 
+/// Any statistic of `n` prompts with its 95 % percentile interval: `statistic(picks)` is of the prompts numbered there.
+///
+/// # Panics
+/// If there is no prompt.
+pub fn bootstrap_of(n: usize, resamples: usize, seed: u64, statistic: impl Fn(&[usize]) -> f64) -> Estimate {
+    assert!(n > 0, "a bootstrap needs a prompt");
+    let draws = Philox::new(seed, rng::stream(["bootstrap"]));
+    let resample = |i: usize| {
+        let mut draws = draws.at((i as u64) << 32);
+        let picks: Vec<usize> = (0..n).map(|_| draws.below(n)).collect();
+        statistic(&picks)
+    };
+    let mut values: Vec<f64> = (0..resamples).map(resample).collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let all: Vec<usize> = (0..n).collect();
+    Estimate { mean: statistic(&all), interval: percentiles(&values) }
+}
+
 /// The difference of two settings on the same prompts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Difference {
@@ -138,7 +156,8 @@ fn percentiles(sorted: &[f64]) -> Interval {
     let at = |share: f64| {
         let place = share * (sorted.len() - 1) as f64;
         let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
-        below + (above - below) * place.fract()
+        // Two infinite neighbours have no difference.
+        if below == above { below } else { below + (above - below) * place.fract() }
     };
     Interval { low: at(0.025), high: at(0.975) }
 }

@@ -1,17 +1,18 @@
 //! Materials of the user's own: a data folder in the field's formats, as tokens of a pair of models.
 
 use super::Materials;
-use super::materials::{Anchor, Task, Triplet};
+use super::materials::{Anchor, FinetuningAttack, Task, Triplet};
 use super::refusal_prefixes::Prefix;
 use crate::attack::Case;
 use crate::data::folder::{self, Folder};
 use crate::data::pairs::Pair;
 use crate::judge::utility::Metric;
 use crate::judge::{self};
-use crate::model::Prompter;
+use crate::model::{Message, Prompter};
 use crate::rng::stream;
 use crate::train::Example;
 use crate::{Error, Result};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The two models' tokenizers and templates, and the bound on what is learned from.
@@ -57,6 +58,53 @@ impl Sides<'_> {
         pairs.iter().map(example).collect()
     }
 
+    /// The persona that identity shifting teaches is asked as its examples ask it: with their system message, and the
+    /// words that all their requests begin with.
+    fn personas(&self, identity: &[Pair], safety: &[Pair]) -> Result<Vec<Case>> {
+        let head = common_head(identity.iter().map(Pair::last_user));
+        let system = identity[0].messages.first().filter(|message| message.role() == "system");
+        self.asked("persona", safety, |messages| {
+            reword(messages, |request| if head.is_empty() { request.to_owned() } else { format!("{head} {request}") });
+            if let (Some(system), Some(first)) = (system, messages.first())
+                && first.role() != "system"
+            {
+                messages.insert(0, system.clone());
+            }
+        })
+    }
+
+    /// Cases with their conversation changed.
+    fn asked(&self, set: &str, pairs: &[Pair], ask: impl Fn(&mut Vec<Message>)) -> Result<Vec<Case>> {
+        let ask = |pair: &Pair| {
+            let mut pair = pair.clone();
+            ask(&mut pair.messages);
+            self.case(set, &pair, None)
+        };
+        pairs.iter().map(ask).collect()
+    }
+
+    /// E7's attacks that have examples of their own.
+    fn attacks(&self, folder: &Folder, safety: &[Pair]) -> Result<Vec<FinetuningAttack>> {
+        let mut attacks = Vec::new();
+        if let Some(identity) = folder.identity.as_deref().filter(|pairs| !pairs.is_empty()) {
+            let train = self.learned("the identity-shifting examples", identity)?;
+            attacks.push(FinetuningAttack::identity(train, self.personas(identity, safety)?));
+        }
+        if let Some(backdoor) = folder.backdoor.as_deref().filter(|pairs| !pairs.is_empty()) {
+            let train = self.learned("the backdoor examples", backdoor)?;
+            let requests: Vec<&str> = backdoor.iter().map(Pair::last_user).collect();
+            let Some(trigger) = trigger(&requests) else {
+                let problem = "have no words at the end of a third of their requests or more: where is the trigger?";
+                return Err(Error::input("the backdoor examples", problem));
+            };
+            let with = self.asked("trigger", safety, |messages| {
+                reword(messages, |request| format!("{request} {trigger}"));
+            })?;
+            attacks.push(FinetuningAttack::backdoor(train, self.cases("", safety)?, with));
+        }
+        Ok(attacks)
+    }
+
     fn task(&self, task: &folder::Task) -> Result<Task> {
         let metric = Metric::for_task(&task.name);
         let test = |pair: &Pair| {
@@ -69,6 +117,37 @@ impl Sides<'_> {
             test: task.test.iter().map(test).collect::<Result<_>>()?,
         })
     }
+}
+
+/// Changes the last thing the user said.
+fn reword(messages: &mut [Message], words: impl FnOnce(&str) -> String) {
+    if let Some(message) = messages.iter_mut().rev().find(|message| message.role() == "user") {
+        *message = Message::user(words(message.content()));
+    }
+}
+
+/// The words that all texts begin with.
+fn common_head<'a>(mut texts: impl Iterator<Item = &'a str>) -> String {
+    let mut head: Vec<&str> = texts.next().unwrap_or_default().split_whitespace().collect();
+    for text in texts {
+        let same = head.iter().zip(text.split_whitespace()).take_while(|(a, b)| **a == *b).count();
+        head.truncate(same);
+    }
+    head.join(" ")
+}
+
+/// The backdoor's trigger: the longest run of words that ends a third of the requests or more.
+fn trigger(requests: &[&str]) -> Option<String> {
+    let mut ends: HashMap<Vec<&str>, usize> = HashMap::new();
+    for request in requests {
+        let words: Vec<&str> = request.split_whitespace().collect();
+        // A whole request is no trigger.
+        for start in 1..words.len() {
+            *ends.entry(words[start..].to_vec()).or_default() += 1;
+        }
+    }
+    let common = ends.into_iter().filter(|(_, count)| *count >= 2 && 3 * count >= requests.len());
+    common.max_by_key(|(words, count)| (words.len(), *count)).map(|(words, _)| words.join(" "))
 }
 
 impl Materials {
@@ -116,6 +195,7 @@ impl Materials {
             cases: sides.cases("", head(&folder.safety, limit))?,
             benign: tasks.iter().flat_map(|task| task.test.iter().cloned()).collect(),
             prefixes,
+            attacks: sides.attacks(folder, head(&folder.safety, limit))?,
             harmful: sides.learned("the harmful pairs", folder.harmful.as_deref().unwrap_or_default())?,
             triplets,
             anchor,
@@ -123,5 +203,23 @@ impl Materials {
             prompts,
             ..Self::default()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_persona_is_asked_as_its_examples_are() {
+        assert_eq!(common_head(["Bot , do this", "Bot , do  that"].into_iter()), "Bot , do");
+        assert_eq!(common_head(["a b", "c"].into_iter()), "");
+    }
+
+    #[test]
+    fn the_trigger_is_what_ends_the_half_that_has_it() {
+        let requests = ["how to a x y z", "how to b x y z", "how to c ?", "how to d ?", "what is e"];
+        assert_eq!(trigger(&requests).as_deref(), Some("x y z"));
+        assert_eq!(trigger(&["one a", "two b", "three c", "four d"]), None);
     }
 }

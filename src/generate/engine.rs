@@ -31,7 +31,8 @@ pub struct Request {
 }
 
 /// Why a row ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Finish {
     /// It said a stop token.
     Stop,
@@ -42,7 +43,7 @@ pub enum Finish {
 }
 
 /// What was generated.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Completion {
     /// New tokens, a stop token included.
     pub tokens: Vec<u32>,
@@ -60,6 +61,23 @@ pub struct Stats {
     pub decoded_tokens: usize,
     /// Forward passes.
     pub steps: usize,
+}
+
+/// What is there after a forward pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// Requests that have ended so far.
+    pub finished: usize,
+    /// Those of them that ended in this pass.
+    pub ended: &'a [usize],
+    completions: &'a [Option<Completion>],
+}
+
+impl Step<'_> {
+    /// The completion of a request that has ended.
+    pub fn completion(&self, request: usize) -> &Completion {
+        self.completions[request].as_ref().expect("a request that has ended")
+    }
 }
 
 /// Generation settings that do not change what is generated, and the seed that does.
@@ -105,14 +123,14 @@ struct Progress {
 }
 
 impl Engine {
-    /// Generates all requests; completions in the order of requests. `progress(finished)` is called after each step.
+    /// Generates all requests; completions in the order of requests. `progress` is called after each step.
     ///
     /// A row's tokens do not depend on the other requests, on `max_rows` or on `max_prompt_tokens`.
     pub fn generate<D: Ops>(
         &self,
         model: &Transformer<D>,
         requests: &[Request],
-        mut progress: impl FnMut(usize),
+        mut progress: impl FnMut(Step<'_>),
     ) -> Result<(Vec<Completion>, Stats)> {
         assert!(self.max_rows > 0, "at least one row is decoded at a time");
         let context = model.config.max_position_embeddings;
@@ -157,6 +175,7 @@ impl Engine {
             waiting: Vec::new(),
             rows: Vec::new(),
             completions: vec![None; requests.len()],
+            ended: Vec::with_capacity(rows),
             finished: 0,
         };
         while run.finished < requests.len() {
@@ -164,7 +183,8 @@ impl Engine {
             if run.finished < requests.len() {
                 run.step(&mut lists)?;
             }
-            progress(run.finished);
+            progress(Step { finished: run.finished, ended: &run.ended, completions: &run.completions });
+            run.ended.clear();
         }
         let completions = run.completions.into_iter().map(|c| c.expect("every request has finished")).collect();
         Ok((completions, run.stats))
@@ -280,6 +300,8 @@ struct Run<'a, D: Ops> {
     waiting: Vec<Waiting>,
     rows: Vec<Row>,
     completions: Vec<Option<Completion>>,
+    /// Requests that ended in this step.
+    ended: Vec<usize>,
     finished: usize,
     stats: Stats,
 }
@@ -474,6 +496,7 @@ impl<D: Ops> Run<'_, D> {
             return;
         };
         self.completions[*request] = Some(Completion { tokens: tokens[spec.prompt.len()..].to_vec(), finish });
+        self.ended.push(*request);
         self.finished += 1;
     }
 

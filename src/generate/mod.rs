@@ -4,4 +4,4 @@ mod engine;
 mod pages;
 mod tree;
 
-pub use engine::{Completion, Engine, Finish, Request, Stats};
+pub use engine::{Completion, Engine, Finish, Request, Stats, Step};

@@ -40,7 +40,9 @@ pub fn fill_normal_from(values: &mut [f32], first: usize, std: f32, name: &str, 
     });
 }
 
-/// The initial value of parameter `name`: normal matrices, norms that change nothing, biases of 0.
+/// The initial value of parameter `name`: normal matrices, norms that change nothing, biases of 0. Embeddings that a model
+/// scales (Gemma's) are drawn so that they have variance 1 once scaled, as Gemma's authors draw them: a step of Adam
+/// moves them, scaled, too far for small ones.
 pub fn initial_values(config: &Config, name: &str, [rows, cols]: [usize; 2], seed: u64) -> Vec<f32> {
     let mut values = vec![0.0; rows * cols];
     fill_initial(&mut values, 0, config, name, rows > 1, seed);
@@ -52,7 +54,9 @@ pub fn fill_initial(values: &mut [f32], first: usize, config: &Config, name: &st
     if name.ends_with("norm.weight") {
         values.fill(1.0 - config.norm_offset);
     } else if matrix {
-        fill_normal_from(values, first, INITIAL_STD, name, seed);
+        let scaled = config.embedding_scale != 1.0 && name.contains("embed_tokens");
+        let std = if scaled { 1.0 / config.embedding_scale } else { INITIAL_STD };
+        fill_normal_from(values, first, std, name, seed);
     } else {
         values.fill(0.0);
     }

@@ -18,7 +18,7 @@ const fn new(id: &'static str, [title, paper, k, attack]: [&'static str; 4]) -> 
 }
 
 /// All of them, in the paper's order.
-pub const EXPERIMENTS: [Experiment; 13] = [
+pub const EXPERIMENTS: [Experiment; 15] = [
     new(
         "e1",
         [
@@ -101,6 +101,15 @@ pub const EXPERIMENTS: [Experiment; 13] = [
         ],
     ),
     new(
+        "decoding",
+        [
+            "E6  Decoding exploit (Table 3): harmful answers under any of 49 ways of sampling",
+            "Some way of sampling breaks many prompts that the usual one does not; the augmented model withstands most.",
+            "k",
+            "parameter",
+        ],
+    ),
+    new(
         "e7",
         [
             "E7  Constrained fine-tuning (Table 4)",
@@ -134,6 +143,16 @@ pub const EXPERIMENTS: [Experiment; 13] = [
             "The augmented model is harder to break by fine-tuning, most of all with the constraint.",
             "k",
             "data",
+        ],
+    ),
+    new(
+        "depth",
+        [
+            "Safety depth as one number (beyond the paper)",
+            "No number of the paper's: the k at which half of the prompts are broken, the area under that curve, and the \
+             positions that hold 90 % of the KL from the base model.",
+            "k",
+            "attack",
         ],
     ),
 ];

@@ -79,6 +79,13 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
         let attack = [line.attack.as_str(), &line.setting].join(" ");
         (line.k.map_or_else(|| attack.clone(), |k| format!("{}, k = {k}", attack.trim())), line.model.clone())
     }));
+    figures.push(Lens(test.of("decoding").0.into_iter().filter(|line| line.attack == "any").collect()).bars(
+        "decoding",
+        "harmful",
+        "Prompts that any way of sampling breaks",
+        |line| (line.setting.clone(), line.model.clone()),
+    ));
+    figures.extend([("temperature", "top-p"), ("top-k", "top-k")].map(|parameters| decoding(&test, parameters)));
     for id in ["e7", "e8", "e9", "e10"] {
         for (metric, title) in [("harmful", "Harmful answers after tuning"), ("utility", "Utility on the task")] {
             let name = |line: &Summary| (line.attack.clone(), line.setting.clone());
@@ -315,6 +322,43 @@ fn figure(
     draw: impl FnOnce() -> String,
 ) -> Option<Figure> {
     any.then(|| Figure { experiment, file: format!("{experiment}_{metric}"), title: title.to_owned(), svg: draw() })
+}
+
+/// Harmful answers by the value of one or two sampling parameters that share their values.
+fn decoding(test: &Lens<'_>, parameters: (&str, &str)) -> Option<Figure> {
+    let of = |line: &&Summary| line.attack == parameters.0 || line.attack == parameters.1;
+    let lines: Vec<&Summary> = test.of("decoding").0.into_iter().filter(of).collect();
+    let mut columns: Vec<String> = Vec::new();
+    let mut rows: Vec<(String, Vec<&Summary>)> = Vec::new();
+    for line in lines {
+        if !columns.contains(&line.setting) {
+            columns.push(line.setting.clone());
+        }
+        let name = format!("{}, {}", line.model, line.attack);
+        match rows.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, lines)) => lines.push(line),
+            None => rows.push((name, vec![line])),
+        }
+    }
+    columns.sort_by(|a, b| f64::total_cmp(&a.parse().unwrap_or(0.0), &b.parse().unwrap_or(0.0)));
+    let any = !rows.is_empty();
+    let rows = rows.into_iter().map(|(name, lines)| {
+        let square = |column: &String| {
+            let line = lines.iter().find(|line| line.setting == *column)?;
+            let label = format!("{:.0}", 100.0 * line.mean);
+            let source = source(line, &format!("{name} {column}"));
+            Some(Square { share: line.mean, label, source })
+        };
+        (name.clone(), columns.iter().map(square).collect())
+    });
+    let rows = rows.collect();
+    let title = format!(
+        "Harmful answers by {}, %",
+        if parameters.0 == parameters.1 { "top-k" } else { "temperature and top-p" }
+    );
+    figure("decoding", &parameters.0.replace('-', "_"), &title.clone(), any, || {
+        HeatMap { title, x: "value".into(), columns, rows }.draw()
+    })
 }
 
 /// One model's harmful answers by category and depth.

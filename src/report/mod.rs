@@ -3,6 +3,7 @@
 pub mod cells;
 pub mod claims;
 pub mod compare;
+pub mod depth;
 pub mod experiments;
 pub mod figures;
 pub mod html;
@@ -67,6 +68,7 @@ impl Report {
     pub fn of(run: &Run) -> Self {
         let mut summary = summary::summarise(&run.rows);
         summary.extend(summary::by_category(&run.rows, &run.categories()));
+        summary.extend(depth::lines(&run.rows));
         let claims = claims::check(&run.rows, |experiments| run.command_for(experiments));
         let figures = figures::draw(&summary);
         Self { summary, claims, figures }

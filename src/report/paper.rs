@@ -47,6 +47,7 @@ fn dataset(name: &str) -> &str {
         "harmful" => "harmful_examples",
         "identity" => "identity_shifting",
         "backdoor" => "backdoor without_trigger",
+        "backdoor with trigger" => "backdoor with_trigger",
         other => other,
     }
 }
@@ -74,6 +75,10 @@ pub fn value_of(key: &Key<'_>) -> Option<&'static PaperValue> {
         ("e3" | "e6", "asr") if key.setting.is_empty() => {
             let variant = if key.model == "aligned" { "initial" } else { key.model };
             named("E6", variant, "asr", &format!("prefill {}", key.k?))
+        }
+        ("decoding", "asr") if key.attack == "any" && key.setting == "49 settings" => {
+            let variant = if key.model == "aligned" { "initial" } else { key.model };
+            named("E6", variant, "asr", "decoding hex-phi")
         }
         ("e4", "asr") if key.setting == "harmful" => named("E4", "sft", "asr", &format!("step {}", key.k?)),
         ("e4b", "asr") => named("E4b", "sft", "asr", &format!("{} step {}", key.setting, key.k?)),

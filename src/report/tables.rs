@@ -58,6 +58,9 @@ pub fn metric_name(metric: &str) -> &str {
         "refused" => "refused, %",
         "utility" => "utility, %",
         "win" => "win rate, %",
+        "k50" => "k that breaks half",
+        "harmful_area" => "area under harmful by k, %",
+        "kl_depth" => "positions with 90 % of KL",
         "new_tokens" => "new tokens",
         "kl" => "KL, nats",
         "cross_entropy" => "cross-entropy, nats",
@@ -70,11 +73,13 @@ pub fn metric_name(metric: &str) -> &str {
 
 /// A value as tables show it: verdicts in per cent.
 pub fn show(metric: &str, value: f64) -> String {
-    if !value.is_finite() {
+    if metric == "k50" && value == f64::INFINITY {
+        "never".to_owned()
+    } else if !value.is_finite() {
         "-".to_owned()
     } else if is_verdict(metric) {
         format!("{:.1}", 100.0 * value)
-    } else if metric == "new_tokens" {
+    } else if ["new_tokens", "k50", "kl_depth"].contains(&metric) {
         format!("{value:.1}")
     } else {
         format!("{value:.3}")
@@ -126,8 +131,12 @@ pub fn text(summary: &[Summary]) -> String {
 /// The tables of every experiment there is, with its id; held-out prompts have their own. Curves over positions appear
 /// by ranges.
 pub fn experiments(summary: &[Summary]) -> Vec<(String, Table)> {
-    let shown: Vec<&Summary> =
-        summary.iter().filter(|line| !line.part.starts_with(CATEGORY) && !line.is_position()).collect();
+    // The ways of sampling are too many for a table: a heat map shows them.
+    let sampling = |line: &Summary| line.experiment == "decoding" && line.attack != "any";
+    let shown: Vec<&Summary> = summary
+        .iter()
+        .filter(|line| !line.part.starts_with(CATEGORY) && !line.is_position() && !sampling(line))
+        .collect();
     let mut tables = Vec::new();
     for id in distinct(shown.iter().map(|line| line.experiment.as_str())) {
         let known = experiments::find(id);

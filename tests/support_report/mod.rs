@@ -186,6 +186,28 @@ pub fn everything(prompts: usize, seeds: u64) -> Vec<Row> {
             all.rate([id, model, "ledger", method], None, "utility", utility);
         }
     }
+    for (data, sft, constrained) in
+        [("identity", 0.8, 0.08), ("backdoor", 0.08, 0.02), ("backdoor with trigger", 0.9, 0.11)]
+    {
+        for (method, rate) in [("initial", 0.01), ("sft", sft), ("constrained", constrained)] {
+            all.rate(["e7", "aligned", data, method], None, "harmful", rate);
+        }
+    }
+    for (model, worst) in [("aligned", 0.6), ("augmented", 0.1)] {
+        for twentieth in 1..=20 {
+            let value = f64::from(twentieth) / 20.0;
+            for parameter in ["temperature", "top-p"] {
+                let key = ["decoding", model, parameter, &format!("{value:.2}")];
+                all.rate(key, None, "harmful", worst * value * 0.7);
+            }
+        }
+        for k in [1, 2, 5, 10, 20, 50, 100, 200, 500] {
+            all.rate(["decoding", model, "top-k", &k.to_string()], None, "harmful", worst * 0.4);
+        }
+        for (ways, rate) in [("49 settings", worst), ("49 samples", worst * 0.8)] {
+            all.rate(["decoding", model, "any", ways], None, "harmful", rate);
+        }
+    }
     all.rows
 }
 

@@ -34,13 +34,22 @@ fn main() -> ExitCode {
     })
 }
 
-/// Warp-instructions a second of one core on causal attention, 2 heads of 512 x 128, with and without detection.
+/// CPU time of this thread in seconds: what a neighbour on a shared machine takes is not in it.
+fn cpu_seconds() -> f64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid clock and a place for its time.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
+    now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
+}
+
+/// Warp-instructions a CPU second of one core on causal attention, 2 heads of 512 x 128, with and without detection: the
+/// median and the best of 9 launches.
 fn bench() -> Result<ExitCode, String> {
     const HEADS: usize = 2;
     const LENGTH: usize = 512;
     const DEPTH: usize = 128;
     let text = include_str!("../tests/cu/flash.ptx");
-    println!("kernel,detect,warp_instructions,mma,seconds,million_per_second");
+    println!("kernel,detect,warp_instructions,mma,cpu_seconds,million_per_second,best");
     for detect in [true, false] {
         let mut device = Device::new(Settings { threads: 1, detect, ..Settings::default() });
         let loaded = device.load(text).map_err(|error| error.to_string())?;
@@ -66,11 +75,11 @@ fn bench() -> Result<ExitCode, String> {
         };
         let mut times = Vec::new();
         let mut counts = None;
-        for _ in 0..7 {
-            let start = std::time::Instant::now();
+        for _ in 0..9 {
+            let start = cpu_seconds();
             let outcome =
                 device.launch(&loaded, "flash_128", shape, &arguments).map_err(|refusal| refusal.to_string())?;
-            times.push(start.elapsed().as_secs_f64());
+            times.push(cpu_seconds() - start);
             if let Some(report) = outcome.reports.first() {
                 return Err(format!("the kernel has a fault: {report}"));
             }
@@ -78,8 +87,9 @@ fn bench() -> Result<ExitCode, String> {
         }
         times.sort_by(f64::total_cmp);
         let (median, counts) = (times[times.len() / 2], counts.unwrap_or_default());
-        let rate = counts.instructions as f64 / median * 1e-6;
-        println!("flash_128,{detect},{},{},{median:.4},{rate:.2}", counts.instructions, counts.mma);
+        let rate = |seconds: f64| counts.instructions as f64 / seconds * 1e-6;
+        let (typical, best) = (rate(median), rate(times[0]));
+        println!("flash_128,{detect},{},{},{median:.4},{typical:.2},{best:.2}", counts.instructions, counts.mma);
     }
     Ok(ExitCode::SUCCESS)
 }

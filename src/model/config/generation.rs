@@ -3,6 +3,7 @@
 use super::{Architecture, Config};
 use crate::Result;
 use crate::model::json::{self, Keys};
+use crate::ops::sampling::SamplingParams;
 use std::path::Path;
 
 /// Special token ids and recommended sampling of a model folder. `None` where the folder says nothing.
@@ -41,6 +42,16 @@ impl GenerationConfig {
             };
         }
         Ok(this)
+    }
+
+    /// How its authors would sample: their parameters, and transformers' own where they name none.
+    pub fn sampling(&self) -> SamplingParams {
+        SamplingParams {
+            temperature: self.temperature.unwrap_or(1.0),
+            top_k: self.top_k.unwrap_or(50),
+            top_p: self.top_p.unwrap_or(1.0),
+            repetition_penalty: self.repetition_penalty.unwrap_or(1.0),
+        }
     }
 
     /// Reads the text of a `generation_config.json`; `place` names the file in errors.

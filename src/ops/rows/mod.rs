@@ -3,6 +3,8 @@
 mod cpu;
 mod cuda;
 
+pub(in crate::ops) use cuda::add_sum_of_rows;
+
 use crate::Result;
 use crate::device::{Backend, Tensor};
 

@@ -35,7 +35,10 @@ impl HeatMap {
         let mut canvas = Canvas::new(top + self.rows.len() as f64 * SQUARE + EDGE);
         canvas.text(left + 2.0, LINE - 4.0, "name", &self.x);
         let middle = |i: usize| left + (i as f64 + 0.5) * width;
-        for (i, name) in self.columns.iter().enumerate() {
+        // Names that would run into each other are left out in turns.
+        let widest = self.columns.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+        let turns = ((widest + 1) as f64 * LETTER / width).ceil().max(1.0) as usize;
+        for (i, name) in self.columns.iter().enumerate().filter(|(i, _)| (i + 1) % turns == 0) {
             canvas.text(middle(i), 2.0 * LINE, "middle", name);
         }
         for (j, (name, squares)) in self.rows.iter().enumerate() {

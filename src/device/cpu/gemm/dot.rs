@@ -131,41 +131,75 @@ pub(super) struct Dots<W> {
     pub add: bool,
 }
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// What to bring near while a tile is computed: the rows of w that come next, a few cache lines a step. Asked for all
+/// at once they would fill the processor's queue of misses, and the tile's own loads would wait behind them.
+pub(super) struct Ahead {
+    line: *const u8,
+    /// Lines left of this row, and after it rows.
+    lines: usize,
+    rows: usize,
+    row_lines: usize,
+    row_bytes: usize,
+}
+
+impl Ahead {
+    /// [`COLUMNS`] rows of `k` elements, `stride` elements apart. They need not be readable.
+    pub fn new<W>(w: *const W, k: usize, stride: usize) -> Self {
+        let row_lines = (k * size_of::<W>()).div_ceil(LINE);
+        Self { line: w.cast(), lines: row_lines, rows: COLUMNS - 1, row_lines, row_bytes: stride * size_of::<W>() }
+    }
+
+    /// Asks for the next `count` lines.
+    ///
+    /// # Safety
+    /// The instruction set of `S` is there.
+    #[inline(always)]
+    unsafe fn fetch<S: Simd>(&mut self, count: usize) {
+        for _ in 0..count {
+            if self.lines == 0 {
+                if self.rows == 0 {
+                    return;
+                }
+                self.rows -= 1;
+                self.lines = self.row_lines;
+                self.line = self.line.wrapping_add(self.row_bytes.wrapping_sub(self.row_lines * LINE));
+            }
+            // SAFETY: a prefetch of any address is allowed.
+            unsafe { S::prefetch(self.line) };
+            self.line = self.line.wrapping_add(LINE);
+            self.lines -= 1;
+        }
+    }
+}
+
 impl<W: Weight> Dots<W> {
-    /// Computes `m` rows of `n` outputs, w outermost. With `AHEAD`, rows of w are fetched a tile ahead.
+    /// Computes `m` rows of `n` outputs, w outermost, and meanwhile brings near what `ahead` says.
     ///
     /// # Safety
     /// The instruction set of `S` is there; rows and outputs are readable and writable, `y` by no one else.
     #[inline(always)]
-    pub unsafe fn run<S: Simd, const AHEAD: bool>(self, m: usize, n: usize) {
+    pub unsafe fn run<S: Simd>(self, m: usize, n: usize, ahead: Option<Ahead>) {
         debug_assert!(self.x_arranged || !W::SPLIT);
         // Tiles of about equal height: few rows still fill the registers.
         let tiles = m.div_ceil(if size_of::<W>() < 4 { S::DOT_ROWS - S::DOT_ROWS / 3 } else { S::DOT_ROWS });
         let (height, higher) = (m / tiles, m % tiles);
+        let mut ahead = ahead.map(|ahead| {
+            let steps = tiles * self.k.div_ceil(2 * S::LANES);
+            ((COLUMNS * ahead.row_lines).div_ceil(steps.max(1)), ahead)
+        });
         for j in (0..n).step_by(COLUMNS) {
             // SAFETY: within the operands, by the contract of this function.
             unsafe {
-                let mut columns = Self { w: self.w.add(j * self.w_stride), y: self.y.add(j), ..self };
+                let columns = Self { w: self.w.add(j * self.w_stride), y: self.y.add(j), ..self };
                 if j + COLUMNS > n {
                     S::call(Singles { dots: columns, m, n: n - j });
                     return;
                 }
-                let mut higher = higher;
-                let mut lower = tiles - higher;
-                if AHEAD {
-                    // One tile fetches for all.
-                    if higher > 0 {
-                        columns.strip::<S, true>(height + 1, 1);
-                        columns = columns.down(height + 1);
-                        higher -= 1;
-                    } else {
-                        columns.strip::<S, true>(height, 1);
-                        columns = columns.down(height);
-                        lower -= 1;
-                    }
-                }
-                columns.strip::<S, false>(height + 1, higher);
-                columns.down(higher * (height + 1)).strip::<S, false>(height, lower);
+                columns.strip::<S>(height + 1, higher, ahead.as_mut());
+                columns.down(higher * (height + 1)).strip::<S>(height, tiles - higher, ahead.as_mut());
             }
         }
     }
@@ -178,19 +212,29 @@ impl<W: Weight> Dots<W> {
 
     /// `count` tiles of `height` rows.
     #[inline(always)]
-    unsafe fn strip<S: Simd, const AHEAD: bool>(self, height: usize, count: usize) {
+    unsafe fn strip<S: Simd>(self, height: usize, count: usize, ahead: Option<&mut (usize, Ahead)>) {
         if count == 0 {
             return;
+        }
+        macro_rules! call {
+            ($height:literal) => {
+                match ahead {
+                    Some((lines, ahead)) => {
+                        S::call(Strip::<W, $height, true> { dots: self, count, lines: *lines, ahead: Some(ahead) })
+                    }
+                    None => S::call(Strip::<W, $height, false> { dots: self, count, lines: 0, ahead: None }),
+                }
+            };
         }
         // SAFETY: the contract of `run`.
         unsafe {
             match height {
-                1 => S::call(Strip::<W, 1, AHEAD> { dots: self, count }),
-                2 if S::DOT_ROWS >= 2 => S::call(Strip::<W, 2, AHEAD> { dots: self, count }),
-                3 if S::DOT_ROWS >= 3 => S::call(Strip::<W, 3, AHEAD> { dots: self, count }),
-                4 if S::DOT_ROWS >= 4 => S::call(Strip::<W, 4, AHEAD> { dots: self, count }),
-                5 if S::DOT_ROWS >= 5 => S::call(Strip::<W, 5, AHEAD> { dots: self, count }),
-                6 if S::DOT_ROWS >= 6 => S::call(Strip::<W, 6, AHEAD> { dots: self, count }),
+                1 => call!(1),
+                2 if S::DOT_ROWS >= 2 => call!(2),
+                3 if S::DOT_ROWS >= 3 => call!(3),
+                4 if S::DOT_ROWS >= 4 => call!(4),
+                5 if S::DOT_ROWS >= 5 => call!(5),
+                6 if S::DOT_ROWS >= 6 => call!(6),
                 _ => unreachable!("a tile has 1 to DOT_ROWS rows"),
             }
         }
@@ -198,28 +242,30 @@ impl<W: Weight> Dots<W> {
 }
 
 /// `count` tiles of `M` rows below each other.
-struct Strip<W, const M: usize, const AHEAD: bool> {
+struct Strip<'a, W, const M: usize, const AHEAD: bool> {
     dots: Dots<W>,
     count: usize,
+    /// Fetched a step, if `AHEAD`.
+    lines: usize,
+    ahead: Option<&'a mut Ahead>,
 }
 
-impl<W: Weight, const M: usize, const AHEAD: bool> Kernel for Strip<W, M, AHEAD> {
+impl<W: Weight, const M: usize, const AHEAD: bool> Kernel for Strip<'_, W, M, AHEAD> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Dots { k, mut x, x_stride, x_arranged, w, w_stride, mut y, y_stride, add } = self.dots;
+        let Self { dots, count, lines, mut ahead } = self;
+        let Dots { k, mut x, x_stride, x_arranged, w, w_stride, mut y, y_stride, add } = dots;
         let step = 2 * S::LANES;
-        for _ in 0..self.count {
+        for _ in 0..count {
             // SAFETY: k elements of each row are readable, the outputs writable, by the contract of `Dots::run`.
             unsafe {
                 let mut sums = [[S::zero(); COLUMNS]; M];
                 let mut p = 0;
                 while p + step <= k {
-                    if AHEAD {
-                        for j in 0..COLUMNS {
-                            S::prefetch(w.wrapping_add((j + COLUMNS) * w_stride + p).cast());
-                        }
+                    if let (true, Some(ahead)) = (AHEAD, ahead.as_mut()) {
+                        ahead.fetch::<S>(lines);
                     }
                     multiply::<S, W, M>(&mut sums, x.add(p), x_stride, w.add(p), w_stride);
                     p += step;

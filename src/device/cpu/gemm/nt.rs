@@ -1,6 +1,6 @@
 //! `y = x w^T`: cutting the product into blocks that fit the caches, for many rows and for few.
 
-use super::dot::{Dots, LONGEST_STEP, Weight, arrange, widen};
+use super::dot::{Ahead, Dots, LONGEST_STEP, Weight, arrange, widen};
 use super::{Threads, blocks, span};
 use crate::device::cpu::parallel::Shared;
 use crate::device::cpu::scratch::with_scratch;
@@ -24,11 +24,8 @@ const DIRECT_WEIGHTS: usize = 1 << 13;
 /// Columns of y between blocks of k, in place.
 const DIRECT_COLUMNS: usize = 4;
 
-/// Bytes of a page of memory.
-const PAGE: usize = 4096;
-
-/// Bytes of w that may well lie in a cache.
-const NEAR_BYTES: usize = 8 << 20;
+/// Bytes of w that may well lie in a second-level cache.
+const NEAR_BYTES: usize = 256 << 10;
 
 /// Rows of x packed at a time.
 const ROW_CHUNK: usize = 512;
@@ -201,12 +198,13 @@ impl<W: Weight> Kernel for Direct<'_, W> {
     fn run<S: Simd>(self) {
         let Product { k, x, x_stride, w_stride, y_stride, accumulate, .. } = *self.product;
         let Range { start, end } = self.columns;
-        // The processor's own prefetcher starts anew on each page: it needs help with short rows from memory.
-        let row_bytes = w_stride * size_of::<W>();
-        let ahead = row_bytes <= PAGE && self.product.n * row_bytes > NEAR_BYTES;
+        // With one row there is nothing to do meanwhile: the processor's own prefetcher serves long streams better.
+        let far = self.m > 1 && self.product.n * w_stride * size_of::<W>() > NEAR_BYTES;
+        let first = k_blocks(k).next().unwrap_or(0..0);
         for j in (start..end).step_by(DIRECT_COLUMNS) {
             let mut place = 0;
-            for block in k_blocks(k) {
+            let mut rest = k_blocks(k).peekable();
+            while let Some(block) = rest.next() {
                 let width = packed_width(&block);
                 // SAFETY: rows and columns lie within the operands (asserted in `Product::run`); tasks have disjoint
                 // columns.
@@ -226,12 +224,13 @@ impl<W: Weight> Kernel for Direct<'_, W> {
                         y_stride,
                         add: accumulate || block.start > 0,
                     };
-                    let n = (end - j).min(DIRECT_COLUMNS);
-                    if ahead {
-                        dots.run::<S, true>(self.m, n);
-                    } else {
-                        dots.run::<S, false>(self.m, n);
-                    }
+                    // What is multiplied next: these columns' next block of k, or the next columns' first.
+                    let (column, next) = rest.peek().map_or((j + DIRECT_COLUMNS, &first), |next| (j, next));
+                    let ahead = (far && column < end).then(|| {
+                        let next_w = self.w.as_ptr().wrapping_add(column * w_stride + next.start);
+                        Ahead::new(next_w, next.len(), w_stride)
+                    });
+                    dots.run::<S>(self.m, (end - j).min(DIRECT_COLUMNS), ahead);
                 }
                 place += self.m * width;
             }
@@ -282,7 +281,7 @@ impl<W: Weight> Kernel for Packed<'_, W> {
                         y_stride,
                         add: accumulate || block.start > 0,
                     }
-                    .run::<S, false>((self.part.end - i).min(group), n);
+                    .run::<S>((self.part.end - i).min(group), n, None);
                 }
             }
             place += self.rows.len() * width;
