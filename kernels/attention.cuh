@@ -57,6 +57,18 @@ struct RowTile {
     }
 };
 
+// Where a row of a tile of (position, head) pairs lies in [rows of the batch, heads].
+struct Place {
+    const Layer& layer;
+    // The sequence's first row in the batch, and the tile's first pair in the sequence.
+    int base, row0, head;
+
+    __device__ __forceinline__ size_t operator()(int row) const {
+        int flat = row0 + row;
+        return static_cast<size_t>(base + flat / layer.group) * layer.heads + head * layer.group + flat % layer.group;
+    }
+};
+
 // The keys (or values) of one head: rows of a batch, from the sequence's first.
 template <class T>
 struct RaggedKeys {
@@ -78,5 +90,23 @@ struct PagedKeys {
     __device__ __forceinline__ const T* operator()(int position) const {
         size_t page = pages[position / PAGE];
         return data + ((page * shared_heads + head) * PAGE + position % PAGE) * depth;
+    }
+};
+
+// Scaled and capped score. The product is rounded by itself: fused into a later subtraction it would not cancel exactly.
+__device__ __forceinline__ float score_of(const Layer& layer, float dot) {
+    float score = __fmul_rn(layer.scale, dot);
+    return layer.softcap > 0.0f ? layer.softcap * tanhf(score / layer.softcap) : score;
+}
+
+// P, and the gradient of q . k: scale P (dP - D), times the softcap's slope; both 0 where the key is not seen.
+struct ScoreGradient {
+    float p, ds;
+
+    __device__ __forceinline__ ScoreGradient(const Layer& layer, bool seen, float dot, float dp, float lse, float delta) {
+        float score = score_of(layer, dot);
+        float ratio = layer.softcap > 0.0f ? score / layer.softcap : 0.0f;
+        p = seen ? expf(score - lse) : 0.0f;
+        ds = layer.scale * (p * ((dp - delta) * (1.0f - ratio * ratio)));
     }
 };

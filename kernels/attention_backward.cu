@@ -13,27 +13,24 @@
 using namespace attention_fma;
 
 // delta[row, head] = dout . out: a warp a (row, head).
-extern "C" __global__ void __launch_bounds__(128) attention_delta_f32(int pairs, int depth, const float* out, const float* dout, float* delta) {
+template <class T>
+__device__ __forceinline__ void delta_of(int pairs, int depth, const T* out, const T* dout, float* delta) {
     int pair = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (pair >= pairs) return;
+    const size_t at = static_cast<size_t>(pair) * depth;
     float sum = 0.0f;
-    for (int d = lane; d < depth; d += 32) sum = fmaf(out[(size_t)pair * depth + d], dout[(size_t)pair * depth + d], sum);
-#pragma unroll
-    for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+    for (int d = lane; d < depth; d += 32) sum = fmaf(load(out + at + d), load(dout + at + d), sum);
+    sum = warp_sum(sum);
     if (lane == 0) delta[pair] = sum;
 }
 
-// P, and the gradient of q . k: scale P (dP - D), times the softcap's slope; both 0 where the key is not seen.
-struct ScoreGradient {
-    float p, ds;
+extern "C" __global__ void __launch_bounds__(128) attention_delta_f32(int pairs, int depth, const float* out, const float* dout, float* delta) {
+    delta_of(pairs, depth, out, dout, delta);
+}
 
-    __device__ __forceinline__ ScoreGradient(const Layer& layer, bool seen, float dot, float dp, float lse, float delta) {
-        float score = score_of(layer, dot);
-        float ratio = layer.softcap > 0.0f ? score / layer.softcap : 0.0f;
-        p = seen ? expf(score - lse) : 0.0f;
-        ds = layer.scale * (p * ((dp - delta) * (1.0f - ratio * ratio)));
-    }
-};
+extern "C" __global__ void __launch_bounds__(128) attention_delta_bf16(int pairs, int depth, const __nv_bfloat16* out, const __nv_bfloat16* dout, float* delta) {
+    delta_of(pairs, depth, out, dout, delta);
+}
 
 template <int TILE, int DEPTH>
 __device__ __forceinline__ void queries(const Layer& layer, int count, const uint32_t* offsets, const float* q, const float* k, const float* v, const float* lse, const float* delta, const float* dout, float* dq) {
@@ -46,10 +43,7 @@ __device__ __forceinline__ void queries(const Layer& layer, int count, const uin
     RowTile tile;
     if (!tile.find<TILE>(offsets, count, layer.group, blockIdx.x)) return;
     int head = blockIdx.y, rows = min(tile.length * layer.group - tile.row0, TILE);
-    auto place = [&](int row) {
-        int flat = tile.row0 + row;
-        return static_cast<size_t>(tile.base + flat / layer.group) * layer.heads + head * layer.group + flat % layer.group;
-    };
+    Place place{layer, tile.base, tile.row0, head};
     T::fill(query, rows, layer.depth, [&](int row) { return q + place(row) * layer.depth; });
     T::fill(dquery, rows, layer.depth, [&](int row) { return dout + place(row) * layer.depth; });
     RaggedKeys<float> keys{k, tile.base, layer.shared_heads(), head, layer.depth};
@@ -119,10 +113,7 @@ __device__ __forceinline__ void keys(const Layer& layer, int count, const uint32
     // Rows from the first key's position on; beyond the window of the last key they see none.
     int end = layer.window == 0 ? tile.length : min(tile.length, key0 + rows - 1 + layer.window);
     for (int flat0 = key0 * layer.group; flat0 < end * layer.group; flat0 += TILE) {
-        auto place = [&](int row) {
-            int flat = flat0 + row;
-            return static_cast<size_t>(tile.base + flat / layer.group) * layer.heads + head * layer.group + flat % layer.group;
-        };
+        Place place{layer, tile.base, flat0, head};
         int columns = end * layer.group - flat0;
         // Everyone is done with the rows before.
         __syncthreads();

@@ -102,20 +102,14 @@ struct Tiles {
 // Over the 16 threads of a row.
 __device__ __forceinline__ float row_max(float value) {
 #pragma unroll
-    for (int lanes = 8; lanes > 0; lanes /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, lanes));
+    for (int lanes = 8; lanes > 0; lanes /= 2) value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, lanes));
     return value;
 }
 
 __device__ __forceinline__ float row_sum(float value) {
 #pragma unroll
-    for (int lanes = 8; lanes > 0; lanes /= 2) value += __shfl_xor_sync(0xffffffffu, value, lanes);
+    for (int lanes = 8; lanes > 0; lanes /= 2) value += __shfl_xor_sync(ALL_LANES, value, lanes);
     return value;
-}
-
-// Scaled and capped score. The product is rounded by itself: fused into a later subtraction it would not cancel exactly.
-__device__ __forceinline__ float score_of(const Layer& layer, float dot) {
-    float score = __fmul_rn(layer.scale, dot);
-    return layer.softcap > 0.0f ? layer.softcap * tanhf(score / layer.softcap) : score;
 }
 
 // Online softmax over the blocks of keys, of the rows of `tile`: (position, head) pairs of one key/value head.
@@ -128,11 +122,7 @@ __device__ __forceinline__ void forward(const Layer& layer, const RowTile& tile,
     auto& weights = *reinterpret_cast<typename T::Weights*>(memory + 2 * sizeof(typename T::Rows));
 
     int rows = min(tile.length * layer.group - tile.row0, T::TILE);
-    // Of a row of the tile: its place in [rows of the batch, heads].
-    auto place = [&](int row) {
-        int flat = tile.row0 + row;
-        return static_cast<size_t>(tile.base + flat / layer.group) * layer.heads + head * layer.group + flat % layer.group;
-    };
+    Place place{layer, tile.base, tile.row0, head};
     T::fill(queries, rows, layer.depth, [&](int row) { return q + place(row) * layer.depth; });
 
     int position[T::ROWS];

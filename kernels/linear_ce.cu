@@ -11,12 +11,10 @@
 //
 // Tile of the forward pass at depth H: 2 x 64 H elements read, 8192 H FLOP. At H = 4096 and f32: 2 MB and 33.6 MFLOP a
 // tile, bound by FMA and shared memory (product.cuh). Written: 16 bytes a token and split.
+#include "linear_ce.cuh"
 #include "product.cuh"
-#include "unembed.cuh"
 
 using namespace fma_product;
-
-constexpr uint32_t IGNORE = 0xffffffffu;
 
 // The labels' rows of W, as columns of a tile.
 template <class W>
@@ -28,7 +26,7 @@ struct LabelRows {
     __device__ __forceinline__ float operator()(int row, int k) const {
         if (first + row >= tokens || k >= depth) return 0.0f;
         uint32_t label = labels[first + row];
-        return label == IGNORE ? 0.0f : widen(w[(size_t)label * depth + k]);
+        return label == IGNORE ? 0.0f : load(w + (size_t)label * depth + k);
     }
 };
 
@@ -48,72 +46,45 @@ __device__ __forceinline__ void label(int tokens, int size, float softcap, const
     }
 }
 
-// [split, token]: maximum, sum, weighted sum, and how many logits are larger than the label's (exact below 2^24).
+// `partials` is [split, token].
 template <class W>
-__device__ __forceinline__ void partial(int tokens, int size, int vocab, float softcap, const float* hidden, const W* w, const float* label_logit, float4* partials) {
+__device__ __forceinline__ void partial(int tokens, int size, int vocab, float softcap, const float* hidden, const W* w, const float* label_logit, Token* partials) {
     __shared__ Shared shared;
     int token0 = blockIdx.x * TILE, start = blockIdx.y * VOCABULARY_SPLIT, end = min(start + VOCABULARY_SPLIT, vocab);
-    Online state[4];
-    float larger[4] = {}, own[4];
+    Token state[4];
+    float own[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        int token = token0 + first_row() + i;
-        own[i] = token < tokens ? label_logit[token] : INFINITY;
-    }
+    for (int i = 0; i < 4; ++i) own[i] = label_logit[min(token0 + first_row() + i, tokens - 1)];
     for (int column0 = start; column0 < end; column0 += TILE) {
         float z[4][4];
         multiply<true, true>(z, shared, size, Rows<float>{hidden, token0, tokens, size}, Rows<W>{w, column0, vocab, size});
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            float highest = -INFINITY;
 #pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                z[i][j] = column0 + first_column() + j < end ? apply_softcap(z[i][j], softcap) : -INFINITY;
-                highest = fmaxf(highest, z[i][j]);
-            }
-            if (highest == -INFINITY) continue;
-            state[i].raise(highest);
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                if (z[i][j] == -INFINITY) continue;
-                float e = expf(z[i][j] - state[i].max);
-                state[i].sum += e;
-                state[i].weighted = fmaf(e, z[i][j], state[i].weighted);
-                larger[i] += z[i][j] > own[i] ? 1.0f : 0.0f;
-            }
+            for (int j = 0; j < 4; ++j) z[i][j] = apply_softcap(z[i][j], softcap);
+            state[i].absorb(z[i], own[i], [&](int j) { return column0 + first_column() + j < end; });
         }
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
-        for (int lanes = 8; lanes > 0; lanes /= 2) {
-            state[i].merge(state[i].shuffled(lanes));
-            larger[i] += __shfl_xor_sync(0xffffffffu, larger[i], lanes);
-        }
+        for (int lanes = 8; lanes > 0; lanes /= 2) state[i].merge(state[i].shuffled(lanes));
         int token = token0 + first_row() + i;
-        if (first_column() == 0 && token < tokens)
-            partials[(size_t)blockIdx.y * tokens + token] = make_float4(state[i].max, state[i].sum, state[i].weighted, larger[i]);
+        if (first_column() == 0 && token < tokens) partials[(size_t)blockIdx.y * tokens + token] = state[i];
     }
 }
 
 // One thread a token. `entropy` and `rank` may be null.
-extern "C" __global__ void __launch_bounds__(128) linear_ce_combine(int tokens, int splits, const float4* partials, const float* label_logit, float* lse, float* logprob, float* entropy, float* rank) {
+extern "C" __global__ void __launch_bounds__(128) linear_ce_combine(int tokens, int splits, const Token* partials, const float* label_logit, float* lse, float* logprob, float* entropy, float* rank) {
     int token = blockIdx.x * blockDim.x + threadIdx.x;
     if (token >= tokens) return;
-    Online state;
-    float larger = 0.0f;
-    for (int split = 0; split < splits; ++split) {
-        float4 part = partials[(size_t)split * tokens + token];
-        Online other;
-        other.max = part.x, other.sum = part.y, other.weighted = part.z;
-        state.merge(other);
-        larger += part.w;
-    }
+    Token state;
+    for (int split = 0; split < splits; ++split) state.merge(partials[(size_t)split * tokens + token]);
     float own = label_logit[token];
-    lse[token] = state.lse();
-    logprob[token] = own == INFINITY ? 0.0f : fminf(own - state.lse(), 0.0f);
-    if (entropy) entropy[token] = state.entropy();
-    if (rank) rank[token] = larger;
+    lse[token] = state.online.lse();
+    logprob[token] = own == INFINITY ? 0.0f : fminf(own - state.online.lse(), 0.0f);
+    if (entropy) entropy[token] = state.online.entropy();
+    if (rank) rank[token] = state.larger;
 }
 
 // dz of `tokens` tokens and the vocabulary entries [start, start + width), row-major.
@@ -127,16 +98,11 @@ __device__ __forceinline__ void gradient(int tokens, int size, int start, int wi
     for (int i = 0; i < 4; ++i) {
         int token = token0 + first_row() + i;
         if (token >= tokens) continue;
-        uint32_t label = labels[token];
-        float factor = label == IGNORE ? 0.0f : coefficient[token];
+        TokenGradient token_gradient{labels[token], lse[token], coefficient[token], softcap};
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
             int column = column0 + first_column() + j;
-            if (column >= width) continue;
-            float logit = apply_softcap(z[i][j], softcap);
-            // p - 1 for the label, without the cancellation of subtracting 1 from a rounded p.
-            float p = start + column == label ? expm1f(logit - lse[token]) : expf(logit - lse[token]);
-            dz[(size_t)token * width + column] = factor == 0.0f ? 0.0f : factor * p * softcap_slope(logit, softcap);
+            if (column < width) dz[(size_t)token * width + column] = token_gradient.of(apply_softcap(z[i][j], softcap), start + column);
         }
     }
 }
@@ -167,7 +133,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) unembed_times_hidden_f32(i
     } \
     extern "C" __global__ void __launch_bounds__(THREADS, 3) linear_ce_partial_##NAME( \
         int tokens, int size, int vocab, float softcap, const float* hidden, const W* w, const float* label_logit, \
-        float4* partials) { \
+        Token* partials) { \
         partial(tokens, size, vocab, softcap, hidden, w, label_logit, partials); \
     } \
     extern "C" __global__ void __launch_bounds__(THREADS) linear_ce_gradient_##NAME( \

@@ -10,8 +10,8 @@
 //
 // Tile: linear_ce's twice, 2 x (2 x 64 H) elements and 16,384 H FLOP. At H = 4096 and f32: 4 MB and 67 MFLOP a tile, bound
 // by FMA and shared memory (product.cuh). Written: 36 bytes a token and split.
+#include "linear_kl.cuh"
 #include "product.cuh"
-#include "unembed.cuh"
 
 using namespace fma_product;
 
@@ -32,67 +32,6 @@ struct Side {
     }
 };
 
-// Both sides of one token over the vocabulary seen so far.
-struct Pair {
-    Online p, q;
-    // sum_v exp(z^p_v - max^p) (z^p_v - z^q_v)
-    float difference = 0.0f;
-    int argmax_p = 0, argmax_q = 0;
-
-    // The first of equal logits is the argmax.
-    __device__ __forceinline__ static int first_of(float max, int argmax, float other, int other_argmax) {
-        return other > max || (other == max && other_argmax < argmax) ? other_argmax : argmax;
-    }
-
-    __device__ __forceinline__ void merge(const Pair& other) {
-        if (other.p.max == -INFINITY) return;
-        argmax_p = first_of(p.max, argmax_p, other.p.max, other.argmax_p);
-        argmax_q = first_of(q.max, argmax_q, other.q.max, other.argmax_q);
-        float before = p.max;
-        p.merge(other.p);
-        q.merge(other.q);
-        float kept = before == -INFINITY ? 0.0f : expf(before - p.max);
-        difference = difference * kept + other.difference * expf(other.p.max - p.max);
-    }
-
-    __device__ __forceinline__ Pair shuffled(int lanes) const {
-        Pair other;
-        other.p = p.shuffled(lanes);
-        other.q = q.shuffled(lanes);
-        other.difference = __shfl_xor_sync(0xffffffffu, difference, lanes);
-        other.argmax_p = __shfl_xor_sync(0xffffffffu, argmax_p, lanes);
-        other.argmax_q = __shfl_xor_sync(0xffffffffu, argmax_q, lanes);
-        return other;
-    }
-};
-
-// Adds columns [first, first + N) below `end`.
-template <int N>
-__device__ __forceinline__ void absorb(Pair& state, const float (&zp)[N], const float (&zq)[N], int first, int end) {
-    float highest_p = -INFINITY, highest_q = -INFINITY;
-#pragma unroll
-    for (int j = 0; j < N; ++j) {
-        if (first + j >= end) continue;
-        if (zp[j] > fmaxf(state.p.max, highest_p)) state.argmax_p = first + j;
-        if (zq[j] > fmaxf(state.q.max, highest_q)) state.argmax_q = first + j;
-        highest_p = fmaxf(highest_p, zp[j]);
-        highest_q = fmaxf(highest_q, zq[j]);
-    }
-    if (highest_p == -INFINITY) return;
-    state.difference *= state.p.raise(highest_p);
-    state.q.raise(highest_q);
-#pragma unroll
-    for (int j = 0; j < N; ++j) {
-        if (first + j >= end) continue;
-        float e = expf(zp[j] - state.p.max), f = expf(zq[j] - state.q.max);
-        state.p.sum += e;
-        state.p.weighted = fmaf(e, zp[j], state.p.weighted);
-        state.q.sum += f;
-        state.q.weighted = fmaf(f, zq[j], state.q.weighted);
-        state.difference = fmaf(e, zp[j] - zq[j], state.difference);
-    }
-}
-
 // `partials` is [split, token].
 template <class P, class Q>
 __device__ __forceinline__ void partial(int tokens, int vocab, P p, Q q, Pair* partials) {
@@ -104,7 +43,7 @@ __device__ __forceinline__ void partial(int tokens, int vocab, P p, Q q, Pair* p
         p.logits(zp, shared, token0, tokens, column0, end);
         q.logits(zq, shared, token0, tokens, column0, end);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) absorb(state[i], zp[i], zq[i], column0 + first_column(), end);
+        for (int i = 0; i < 4; ++i) absorb(state[i], zp[i], zq[i], end, [&](int j) { return column0 + first_column() + j; });
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -130,8 +69,7 @@ extern "C" __global__ void __launch_bounds__(128) linear_kl_combine(int tokens, 
     lse_q[token] = state.q.lse();
 }
 
-// dz^p = coefficient p (log p - log q - KL) and dz^q = coefficient (q - p), through the softcaps, of the entries
-// [start, start + width), row-major; either may be null. Equal sides give exactly 0: every difference is of equal numbers.
+// dz of the entries [start, start + width), row-major; either may be null.
 template <class P, class Q>
 __device__ __forceinline__ void gradient(int tokens, int start, int width, P p, Q q, const float* kl, const float* lse_p, const float* lse_q, const float* coefficient, float* dzp, float* dzq) {
     __shared__ Shared shared;
@@ -143,16 +81,15 @@ __device__ __forceinline__ void gradient(int tokens, int start, int width, P p, 
     for (int i = 0; i < 4; ++i) {
         int token = token0 + first_row() + i;
         if (token >= tokens) continue;
-        float factor = coefficient[token];
+        TokenGradient token_gradient{kl[token], lse_p[token], lse_q[token], coefficient[token], p.softcap, q.softcap};
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
             int column = column0 + first_column() + j;
             if (column >= width) continue;
-            float log_p = zp[i][j] - lse_p[token], log_q = zq[i][j] - lse_q[token];
-            float probability_p = expf(log_p), probability_q = expf(log_q);
-            size_t at = (size_t)token * width + column;
-            if (dzp) dzp[at] = factor == 0.0f ? 0.0f : factor * softcap_slope(zp[i][j], p.softcap) * (probability_p * (log_p - log_q - kl[token]));
-            if (dzq) dzq[at] = factor == 0.0f ? 0.0f : factor * softcap_slope(zq[i][j], q.softcap) * (probability_q - probability_p);
+            float2 dz = token_gradient.of(zp[i][j], zq[i][j]);
+            size_t at = static_cast<size_t>(token) * width + column;
+            if (dzp) dzp[at] = dz.x;
+            if (dzq) dzq[at] = dz.y;
         }
     }
 }

@@ -66,7 +66,7 @@ struct Rows {
     int first, rows, depth;
 
     __device__ __forceinline__ float operator()(int row, int k) const {
-        return first + row < rows && k < depth ? widen(data[(size_t)(first + row) * depth + k]) : 0.0f;
+        return first + row < rows && k < depth ? load(data + (size_t)(first + row) * depth + k) : 0.0f;
     }
 };
 
@@ -77,7 +77,7 @@ struct Columns {
     int first, columns, depth;
 
     __device__ __forceinline__ float operator()(int column, int k) const {
-        return first + column < columns && k < depth ? widen(data[(size_t)k * columns + first + column]) : 0.0f;
+        return first + column < columns && k < depth ? load(data + (size_t)k * columns + first + column) : 0.0f;
     }
 };
 

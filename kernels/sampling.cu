@@ -11,7 +11,7 @@
 //
 // Bytes: the logits are read up to 11 times from L2 (penalty 0, greedy 1, top-k 4, top-p 4, draw 2) and written once; at a
 // vocabulary of 128k that is 5.6 MB a row, bound by what one SM reads from L2.
-#include "tile.cuh"
+#include "common.cuh"
 
 constexpr int THREADS = 1024, WARPS = THREADS / 32;
 // 2^44: see above.
@@ -51,20 +51,13 @@ struct Exchange {
     }
 };
 
-template <class T>
-__device__ __forceinline__ T warp_sum(T value) {
-#pragma unroll
-    for (int lanes = 16; lanes > 0; lanes /= 2) value += __shfl_xor_sync(0xffffffffu, value, lanes);
-    return value;
-}
-
 // Sum over this lane and the lanes before it.
 template <class T>
 __device__ __forceinline__ T warp_scan(T value) {
     int lane = threadIdx.x % 32;
 #pragma unroll
     for (int lanes = 1; lanes < 32; lanes *= 2) {
-        T before = __shfl_up_sync(0xffffffffu, value, lanes);
+        T before = __shfl_up_sync(ALL_LANES, value, lanes);
         if (lane >= lanes) value += before;
     }
     return value;
@@ -120,8 +113,8 @@ __device__ __forceinline__ int argmax(Shared& shared, const float* logits, int v
     for (int v = threadIdx.x; v < vocab; v += THREADS) take(logits[v], v);
 #pragma unroll
     for (int lanes = 16; lanes > 0; lanes /= 2) {
-        float z = __shfl_xor_sync(0xffffffffu, best, lanes);
-        uint32_t other = __shfl_xor_sync(0xffffffffu, token, lanes);
+        float z = __shfl_xor_sync(ALL_LANES, best, lanes);
+        uint32_t other = __shfl_xor_sync(ALL_LANES, token, lanes);
         take(z, other);
     }
     shared.logits.publish(best);
@@ -211,7 +204,7 @@ __device__ __forceinline__ int draw(Shared& shared, const float* logits, int voc
         int v = v0 + lane;
         float z = v < end ? logits[v] : -INFINITY;
         bool edge = v < end && key_of(z) == kept.key;
-        uint32_t edges = __ballot_sync(0xffffffffu, edge);
+        uint32_t edges = __ballot_sync(ALL_LANES, edge);
         int order = seen + __popc(edges & ((1u << lane) - 1));
         seen += __popc(edges);
         bool keep = v < end && (key_of(z) > kept.key || (edge && order >= kept.dropped));
@@ -232,12 +225,12 @@ __device__ __forceinline__ int draw(Shared& shared, const float* logits, int voc
         seen = equal_before;
         for (int v0 = start; v0 < end; v0 += 32) {
             Weight cumulative = before + warp_scan(weight(v0, seen));
-            uint32_t passed = __ballot_sync(0xffffffffu, cumulative > target);
+            uint32_t passed = __ballot_sync(ALL_LANES, cumulative > target);
             if (passed) {
                 if (lane == 0) shared.token = v0 + __ffs(passed) - 1;
                 break;
             }
-            before = __shfl_sync(0xffffffffu, cumulative, 31);
+            before = __shfl_sync(ALL_LANES, cumulative, 31);
         }
     }
     __syncthreads();

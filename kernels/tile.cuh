@@ -1,13 +1,7 @@
 // The tile vocabulary of the tensor-core kernels: asynchronous copies, ldmatrix, mma.sync and the lane arithmetic of their
 // fragments (sm_80 and up).
 #pragma once
-#include <cstdint>
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-__device__ __forceinline__ float widen(float value) { return value; }
-__device__ __forceinline__ float widen(__nv_bfloat16 value) { return __bfloat162float(value); }
-__device__ __forceinline__ float widen(__half value) { return __half2float(value); }
+#include "common.cuh"
 
 // Two f32 rounded to bf16, the first in the low half: a register of an mma operand.
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {

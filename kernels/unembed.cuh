@@ -45,9 +45,9 @@ struct Online {
 
     __device__ __forceinline__ Online shuffled(int lanes) const {
         Online other;
-        other.max = __shfl_xor_sync(0xffffffffu, max, lanes);
-        other.sum = __shfl_xor_sync(0xffffffffu, sum, lanes);
-        other.weighted = __shfl_xor_sync(0xffffffffu, weighted, lanes);
+        other.max = __shfl_xor_sync(ALL_LANES, max, lanes);
+        other.sum = __shfl_xor_sync(ALL_LANES, sum, lanes);
+        other.weighted = __shfl_xor_sync(ALL_LANES, weighted, lanes);
         return other;
     }
 };
