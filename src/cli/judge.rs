@@ -2,10 +2,10 @@
 
 use super::Global;
 use super::loading::LoadedModel;
-use crate::device::Cpu;
 use crate::judge::labels::{self, Label};
 use crate::judge::openai::Settings;
 use crate::judge::{Judge, JudgeRequest, KeywordJudge, LabelJudge, ModelJudge, OpenAiJudge, WorldJudge};
+use crate::ops::Ops;
 use crate::report::agreement;
 use crate::report::load::Run;
 use crate::run::judgements::{self, Judgement};
@@ -106,15 +106,15 @@ fn read_question(path: &Path) -> Result<String> {
 
 impl Choice {
     /// The judge by its name.
-    pub fn open(&self, global: &Global, device: &Cpu) -> Result<Box<dyn Judge>> {
+    pub fn open<D: Ops>(&self, global: &Global, device: &D) -> Result<Box<dyn Judge>> {
         match self.judge.split_once(':') {
             None if self.judge == "keyword" => Ok(Box::<KeywordJudge>::default()),
             None if self.judge == "world" => Ok(Box::new(WorldJudge)),
             Some(("file", path)) => Ok(Box::new(LabelJudge::read(Path::new(path))?)),
             Some(("model", dir)) => {
                 let question = match self.judge_question.as_str() {
-                    "yes_no" => ModelJudge::<Cpu>::YES_NO.to_owned(),
-                    "guard" => ModelJudge::<Cpu>::GUARD.to_owned(),
+                    "yes_no" => ModelJudge::<D>::YES_NO.to_owned(),
+                    "guard" => ModelJudge::<D>::GUARD.to_owned(),
                     path => read_question(Path::new(path))?,
                 };
                 let LoadedModel { model, prompter, .. } = LoadedModel::open(global, device, Path::new(dir), "auto")?;
@@ -185,7 +185,7 @@ fn texts(run: &Run) -> Result<Vec<Text<'_>>> {
     Ok(texts)
 }
 
-pub(super) fn run(global: &Global, device: &Cpu, arguments: &Arguments) -> Result<()> {
+pub(super) fn run<D: Ops>(global: &Global, device: &D, arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         Command::Run { run: dir, judge } => {
             let run = Run::read(dir)?;

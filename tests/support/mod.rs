@@ -127,7 +127,9 @@ pub fn pool(threads: usize) -> rayon::ThreadPool {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start")
 }
 
-/// Property tests of this many cases. A failing case is printed whole, so no file remembers its seed.
+/// Property tests of this many cases, an eighth on the emulator. A failing case is printed whole, so no file remembers
+/// its seed.
 pub fn config(cases: u32) -> ProptestConfig {
+    let cases = if std::env::var_os(device::EMULATED).is_some() { cases.div_ceil(8) } else { cases };
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }

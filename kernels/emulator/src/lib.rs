@@ -8,4 +8,5 @@ pub mod memory;
 pub mod module;
 pub mod ptx;
 pub mod race;
+pub mod run;
 pub mod vm;

@@ -1,6 +1,7 @@
 //! The AdamW update and the gradient norm.
 
 mod cpu;
+mod cuda;
 
 use crate::Result;
 use crate::device::{Backend, Tensor};

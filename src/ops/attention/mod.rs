@@ -1,6 +1,7 @@
 //! Causal attention over ragged batches, forward and backward, and over a paged cache.
 
 mod cpu;
+mod cuda;
 mod tile;
 
 use crate::Result;

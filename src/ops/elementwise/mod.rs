@@ -1,6 +1,7 @@
 //! Elementwise sums, scaling and the softcap.
 
 mod cpu;
+mod cuda;
 
 pub(in crate::ops) use cpu::CHUNK;
 

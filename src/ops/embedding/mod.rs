@@ -1,6 +1,7 @@
 //! Token embeddings.
 
 mod cpu;
+mod cuda;
 
 use crate::Result;
 use crate::device::{Backend, Tensor};

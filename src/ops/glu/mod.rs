@@ -1,6 +1,7 @@
 //! Gated linear units: SwiGLU and GeGLU.
 
 mod cpu;
+mod cuda;
 
 use crate::Result;
 use crate::device::{Backend, Tensor};

@@ -1,6 +1,7 @@
 //! Linear layers: `y = x W^T + b`, and both their gradients.
 
 mod cpu;
+mod cuda;
 
 use crate::Result;
 use crate::device::{Backend, Tensor};

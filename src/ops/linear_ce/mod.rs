@@ -1,6 +1,7 @@
 //! Unembedding and (weighted) cross-entropy in one, the vocabulary streamed in tiles: no logits in memory.
 
 mod cpu;
+pub(in crate::ops) mod cuda;
 pub(in crate::ops) mod tiles;
 
 use crate::Result;

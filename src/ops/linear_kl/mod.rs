@@ -1,6 +1,7 @@
 //! Per-token KL divergence of two models, both vocabularies streamed in tiles: no logits in memory.
 
 mod cpu;
+mod cuda;
 
 use crate::Result;
 use crate::device::{Backend, Tensor};

@@ -1,6 +1,7 @@
 //! RMSNorm over groups of `weight.len()` consecutive elements.
 
 mod cpu;
+mod cuda;
 
 use crate::Result;
 use crate::device::{Backend, Tensor};

@@ -1,6 +1,7 @@
 //! Rotary position embedding, in the half-split layout that Hugging Face checkpoints use.
 
 mod cpu;
+mod cuda;
 
 use crate::Result;
 use crate::device::{Backend, Tensor};

@@ -1,6 +1,9 @@
 //! Picking rows of a matrix, and the gradient of that.
 
 mod cpu;
+mod cuda;
+
+pub(in crate::ops) use cuda::add_sum_of_rows;
 
 use crate::Result;
 use crate::device::{Backend, Tensor};

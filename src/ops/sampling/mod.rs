@@ -1,6 +1,7 @@
 //! Choosing the next token: the filters of transformers' `generate`, in its order, and one draw.
 
 mod cpu;
+mod cuda;
 mod filters;
 
 pub use filters::{apply_filters, draw};

@@ -11,6 +11,7 @@ mod operand;
 pub mod parse;
 pub mod registers;
 pub mod types;
+pub mod watch;
 
 /// Why a module cannot be loaded: the line of the PTX text and what is wrong there.
 #[derive(Clone, Debug, PartialEq)]

@@ -91,16 +91,33 @@ impl Decoder<'_> {
         }
     }
 
-    fn registers<const N: usize>(&mut self, operand: &Operand, kind: Type, write: bool) -> Result<[Slot; N]> {
+    /// At most `N` registers, each found by `slot`.
+    fn slots<const N: usize>(
+        &mut self,
+        operand: &Operand,
+        slot: impl Fn(&mut Self, &Operand) -> Result<Slot>,
+    ) -> Result<[Slot; N]> {
         let mut slots = [NONE; N];
         let parts = self.elements(operand);
         if parts.len() > N {
             return self.fail(format!("{} registers where at most {N} can stand", parts.len()));
         }
-        for (slot, part) in slots.iter_mut().zip(parts) {
-            *slot = if write { self.register(part, kind.class())? } else { self.value(part, kind)? };
+        for (target, part) in slots.iter_mut().zip(parts) {
+            *target = slot(self, part)?;
         }
         Ok(slots)
+    }
+
+    fn targets<const N: usize>(&mut self, operand: &Operand, class: Class) -> Result<[Slot; N]> {
+        self.slots(operand, |decoder, part| decoder.register(part, class))
+    }
+
+    fn registers<const N: usize>(&mut self, operand: &Operand, kind: Type, write: bool) -> Result<[Slot; N]> {
+        if write {
+            self.targets(operand, kind.class())
+        } else {
+            self.slots(operand, |decoder, part| decoder.value(part, kind))
+        }
     }
 
     fn access(&mut self, store: bool, m: &mut Modifiers, o: &[Operand]) -> Result<Option<Op>> {
@@ -110,10 +127,11 @@ impl Decoder<'_> {
         let Some(mut kind) = m.kind() else { return Ok(None) };
         let (value, at) =
             if store { (self.operand(o, 1)?, self.operand(o, 0)?) } else { (self.operand(o, 0)?, self.operand(o, 1)?) };
-        // A byte may be loaded into any register; a narrow value into a 32-bit one. 64-bit targets are rejected by class.
-        if !store && kind.bytes() < 4 && self.elements(value).iter().any(|part| self.is_double(part)) {
-            return self.fail("narrow load into a 64-bit register");
-        }
+        // A load may widen into any larger register; all of a vector's are of one class.
+        let class = match self.elements(value).iter().any(|part| self.is_double(part)) {
+            true if !store => Class::Double,
+            _ => kind.class(),
+        };
         if space == Window::Param {
             // Parameters of calls are registers.
             if let Some(slot) = self.passed(at, kind.class()) {
@@ -129,12 +147,12 @@ impl Decoder<'_> {
         if kind == Type::Pred {
             kind = Type::B8;
         }
-        let registers = self.registers(value, kind, !store)?;
+        let registers = if store { self.registers(value, kind, false)? } else { self.targets(value, class)? };
         let access = Box::new(Access {
             window: space,
             kind,
             count,
-            double: kind.class() == Class::Double,
+            double: class == Class::Double,
             strong,
             registers,
             address: self.address(at)?,

@@ -3,11 +3,12 @@
 //! them: those keep a slot of their own and are watched while the kernel runs.
 
 use super::decode::{Constant, Instruction, Kernel};
-use super::op::{Double1, NONE, Op, Role, Slot, Word1};
+use super::op::{NONE, Op, Role, Slot};
 use super::parse::Location;
 use super::types::Class;
+use super::watch::{Watch, copies};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 
 /// One operation ready to run.
 #[derive(Clone, Debug)]
@@ -15,8 +16,8 @@ pub struct Step {
     pub op: Op,
     pub guard: Slot,
     pub negated: bool,
-    /// Touches a watched register.
-    pub watched: bool,
+    /// Set where it touches a watched register.
+    pub watch: Option<Box<Watch>>,
     pub line: u32,
     pub location: Location,
 }
@@ -29,7 +30,8 @@ pub struct Program {
     pub constants: Vec<(Class, Slot, Constant)>,
     /// Slots of each file: predicates, words, doubles.
     pub files: [usize; 3],
-    pub watched: HashSet<(Class, Slot)>,
+    /// Registers that are watched for reads before their first write.
+    pub watched: usize,
     pub parameters: Vec<(u32, u32)>,
     pub parameter_bytes: u32,
     pub shared_bytes: u32,
@@ -203,18 +205,6 @@ fn unwritten(kernel: &Kernel, blocks: &[Block], effects: &[Effect], registers: u
     }
 }
 
-/// Operations that move a value without using it.
-pub fn copies(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Word1(Word1::Mov, ..)
-            | Op::Double1(Double1::Mov, ..)
-            | Op::Select { .. }
-            | Op::SelectDouble { .. }
-            | Op::PredicateMov { .. }
-    )
-}
-
 fn file(class: Class) -> usize {
     match class {
         Class::Predicate => 0,
@@ -289,18 +279,17 @@ pub fn compact(mut kernel: Kernel) -> Program {
         files[own] += 1;
     }
 
-    let mut watched = HashSet::new();
-    suspects.each(|slot| watched.extend([(classes[slot as usize], slots[slot as usize])]));
+    let mut watched = HashMap::new();
+    suspects.each(|slot| {
+        let next = watched.len() as u16;
+        watched.entry((classes[slot as usize], slots[slot as usize])).or_insert(next);
+    });
     let steps = kernel.instructions.into_iter().map(|mut instruction| {
-        let mut seen = false;
-        instruction.op.slots(&mut |class, slot, _| {
-            *slot = slots[*slot as usize];
-            seen |= watched.contains(&(class, *slot));
-        });
+        instruction.op.slots(&mut |_, slot, _| *slot = slots[*slot as usize]);
         let guard = if instruction.guard == NONE { NONE } else { slots[instruction.guard as usize] };
-        seen |= guard != NONE && watched.contains(&(Class::Predicate, guard));
-        let Instruction { op, negated, line, location, .. } = instruction;
-        Step { op, guard, negated, watched: seen, line, location }
+        let Instruction { mut op, negated, line, location, .. } = instruction;
+        let watch = Watch::new(&mut op, guard, &watched).map(Box::new);
+        Step { op, guard, negated, watch, line, location }
     });
     let steps = steps.collect();
     Program {
@@ -308,7 +297,7 @@ pub fn compact(mut kernel: Kernel) -> Program {
         steps,
         constants,
         files,
-        watched,
+        watched: watched.len(),
         parameters: kernel.parameters,
         parameter_bytes: kernel.parameter_bytes,
         shared_bytes: kernel.shared_bytes,

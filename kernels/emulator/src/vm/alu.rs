@@ -1,23 +1,13 @@
-//! Operations that stay in registers. Every function here is inlined into the warp's loop, which is compiled once plain
-//! and once for AVX2.
+//! Operations that stay in registers.
 
 use super::warp::Warp;
-use super::{Lanes, WideLanes, half, math, put};
+use super::{Lanes, WideLanes, half, lanes, math, put};
 use crate::ptx::convert::{bf16_from_f32, directed, f16_from_f32, fma_rounded};
 use crate::ptx::op::*;
 use crate::ptx::types::{Class, Type};
 
 fn float(bits: u32) -> f32 {
     f32::from_bits(bits)
-}
-
-#[inline(always)]
-fn lanes<T: Copy + Default>(f: impl Fn(usize) -> T) -> [T; 32] {
-    let mut value = [T::default(); 32];
-    for (lane, slot) in value.iter_mut().enumerate() {
-        *slot = f(lane);
-    }
-    value
 }
 
 #[inline(always)]
@@ -259,8 +249,11 @@ pub fn ternary(warp: &mut Warp, op: Word3, d: Slot, s: [Slot; 3], m: u32) {
     }
 }
 
+#[inline(always)]
 pub fn quaternary(warp: &mut Warp, op: Word4, d: Slot, s: [Slot; 4], mask: u32) {
-    let [a, b, c, e] = s.map(|slot| warp.words[slot as usize]);
+    let [a, b, c, e] = s;
+    let words = &warp.words;
+    let (a, b, c, e) = (&words[a as usize], &words[b as usize], &words[c as usize], &words[e as usize]);
     let value = lanes(|i| match op {
         Word4::Insert => insert(a[i].into(), b[i].into(), c[i], e[i], 32) as u32,
         Word4::Lop3 => lop3(a[i], b[i], c[i], e[i]),
@@ -268,6 +261,7 @@ pub fn quaternary(warp: &mut Warp, op: Word4, d: Slot, s: [Slot; 4], mask: u32) 
     put(&mut warp.words[d as usize], mask, &value);
 }
 
+#[inline(always)]
 pub fn double_unary(warp: &mut Warp, op: Double1, d: Slot, a: Slot, mask: u32) {
     let f = |x: u64| f64::from_bits(x);
     let a = &warp.doubles[a as usize];
@@ -317,7 +311,9 @@ pub fn double_binary(warp: &mut Warp, op: Double2, d: Slot, s: [Slot; 2], m: u32
 #[inline(always)]
 pub fn double_ternary(warp: &mut Warp, op: Double3, d: Slot, s: [Slot; 3], mask: u32) {
     let f = f64::from_bits;
-    let [a, b, c] = s.map(|slot| &warp.doubles[slot as usize]);
+    let [a, b, c] = s;
+    let doubles = &warp.doubles;
+    let (a, b, c) = (&doubles[a as usize], &doubles[b as usize], &doubles[c as usize]);
     let value = match op {
         Double3::Mad => lanes(|i| a[i].wrapping_mul(b[i]).wrapping_add(c[i])),
         Double3::Fma => lanes(|i| f(a[i]).mul_add(f(b[i]), f(c[i])).to_bits()),

@@ -321,18 +321,22 @@ fn bank_passes(addresses: &[u64; 32], mask: u32) -> u64 {
     passes
 }
 
+/// An element as the register holds it: narrow ones extended by their sign or zeros.
 fn element(data: &Data, index: usize, access: &Access) -> u64 {
     let signed = access.kind.signed();
     match access.kind.bytes() {
         8 => u64::from(data[2 * index]) | u64::from(data[2 * index + 1]) << 32,
-        4 => data[index].into(),
+        4 => {
+            let word = data[index];
+            if signed { word as i32 as u64 } else { word.into() }
+        }
         2 => {
             let half = (data[index / 2] >> (16 * (index % 2))) as u16;
-            if signed { half as i16 as u32 as u64 } else { half.into() }
+            if signed { half as i16 as u64 } else { half.into() }
         }
         _ => {
             let byte = (data[index / 4] >> (8 * (index % 4))) as u8;
-            if signed { byte as i8 as u32 as u64 } else { byte.into() }
+            if signed { byte as i8 as u64 } else { byte.into() }
         }
     }
 }
@@ -364,7 +368,7 @@ pub fn load(warp: &mut Warp, context: &mut Context, access: &Access, pc: u32, ma
     if access.strong && first == Window::Generic {
         synchronise(context, &at_lanes, mask, false);
     }
-    if access.kind.bytes() == 4 {
+    if access.kind.bytes() == 4 && !access.double {
         for (index, &slot) in access.registers.iter().enumerate().take(access.count as usize) {
             if slot != NONE {
                 let value: Lanes = std::array::from_fn(|lane| data[lane][index]);

@@ -12,6 +12,7 @@ mod math;
 mod matrix;
 mod memory;
 mod print;
+mod vector;
 mod warp;
 
 pub use launch::{Counts, Launch, Outcome, Settings};
@@ -29,6 +30,16 @@ pub fn each(mask: u32, mut f: impl FnMut(usize)) {
         f(left.trailing_zeros() as usize);
         left &= left - 1;
     }
+}
+
+/// A value a lane.
+#[inline(always)]
+pub fn lanes<T: Copy + Default>(f: impl Fn(usize) -> T) -> [T; 32] {
+    let mut value = [T::default(); 32];
+    for (lane, slot) in value.iter_mut().enumerate() {
+        *slot = f(lane);
+    }
+    value
 }
 
 /// Writes the lanes of `mask`.

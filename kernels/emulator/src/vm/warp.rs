@@ -6,13 +6,12 @@
 use super::block::Context;
 use super::copy::Copies;
 use super::launch::Launch;
-use super::{ALL, Lanes, WideLanes, alu, collective, exchange, matrix, memory, print};
+use super::{ALL, Lanes, WideLanes, alu, collective, exchange, memory, print, vector};
 use crate::ptx::decode::{Constant, MaskKind};
-use crate::ptx::op::{NONE, Op, Role, Slot};
-use crate::ptx::registers::{Step, copies};
+use crate::ptx::op::{NONE, Op, Slot};
 use crate::ptx::types::Class;
+use crate::ptx::watch::{Origin, Watch};
 use crate::race::report::Kind;
-use std::collections::HashMap;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Group {
@@ -53,9 +52,11 @@ pub struct Warp {
     pub local_written: Vec<bool>,
     pub copies: Copies,
     /// Lanes in which a watched register was written.
-    written: HashMap<(Class, Slot), u32>,
+    written: Vec<u32>,
     /// Instructions run so far.
     pub ran: u64,
+    /// The CPU has AVX2 and FMA.
+    pub vector: bool,
 }
 
 impl Warp {
@@ -73,8 +74,9 @@ impl Warp {
             local: vec![0xff; local],
             local_written: vec![false; local],
             copies: Copies::default(),
-            written: HashMap::new(),
+            written: vec![0; launch.program.watched],
             ran: 0,
+            vector: launch.vector,
         }
     }
 
@@ -89,7 +91,7 @@ impl Warp {
         self.clock = 1;
         self.local_written.fill(false);
         self.copies.clear();
-        self.written.clear();
+        self.written.fill(0);
         self.words.fill([0x7fff_7fff; 32]);
         for &(class, slot, constant) in &launch.program.constants {
             let value: WideLanes =
@@ -129,69 +131,41 @@ impl Warp {
         self.groups.iter().position(|group| !group.waiting)
     }
 
-    fn watch_before(&mut self, context: &Context, step: &Step, pc: u32, active: u32) {
-        let watched = &context.launch.program.watched;
-        if step.guard != NONE {
-            self.check_written(context, Class::Predicate, step.guard, pc, self.live_group(pc));
+    fn watch_before(&mut self, context: &Context, watch: &Watch, pc: u32, group: u32, active: u32) {
+        if let Some(guard) = watch.guard {
+            self.check_written(context, guard, pc, group);
         }
-        if copies(&step.op) {
-            return;
-        }
-        let mut uses = Vec::new();
-        step.op.clone().slots(&mut |class, slot, role| {
-            if role == Role::Use && watched.contains(&(class, *slot)) {
-                uses.push((class, *slot));
-            }
-        });
-        for (class, slot) in uses {
-            self.check_written(context, class, slot, pc, active);
+        for &register in &watch.uses {
+            self.check_written(context, register, pc, active);
         }
     }
 
-    fn live_group(&self, pc: u32) -> u32 {
-        self.groups.iter().find(|group| group.pc == pc).map_or(0, |group| group.mask)
-    }
-
-    fn lanes_written(&self, context: &Context, class: Class, slot: Slot) -> u32 {
-        if context.launch.program.watched.contains(&(class, slot)) {
-            self.written.get(&(class, slot)).copied().unwrap_or(0)
-        } else {
-            ALL
-        }
-    }
-
-    fn check_written(&mut self, context: &Context, class: Class, slot: Slot, pc: u32, active: u32) {
-        let missing = active & !self.lanes_written(context, class, slot);
+    fn check_written(&mut self, context: &Context, register: u16, pc: u32, active: u32) {
+        let written = &mut self.written[register as usize];
+        let missing = active & !*written;
         if missing != 0 {
+            // Once is enough for each register.
+            *written = ALL;
             context.fault(self.index, missing.trailing_zeros(), Kind::Uninitialised, pc, None, || {
                 "reads a register that was never written on this path".into()
             });
-            // Once is enough for each register.
-            self.written.insert((class, slot), ALL);
         }
     }
 
-    fn watch_after(&mut self, context: &Context, step: &Step, active: u32) {
-        let source = match step.op {
-            Op::Word1(_, _, [a]) if copies(&step.op) => self.lanes_written(context, Class::Word, a),
-            Op::Double1(_, _, [a]) if copies(&step.op) => self.lanes_written(context, Class::Double, a),
-            Op::PredicateMov { a, .. } => self.lanes_written(context, Class::Predicate, a),
-            Op::Select { a, b, p, .. } => {
+    fn watch_after(&mut self, watch: &Watch, active: u32) {
+        let lanes = |register: Option<u16>| register.map_or(ALL, |register| self.written[register as usize]);
+        let source = match watch.origin {
+            Origin::Computed => ALL,
+            Origin::Copy(from) => lanes(from),
+            Origin::Select { p, a, b } => {
                 let p = self.predicates[p as usize];
-                p & self.lanes_written(context, Class::Word, a) | !p & self.lanes_written(context, Class::Word, b)
+                p & lanes(a) | !p & lanes(b)
             }
-            Op::SelectDouble { a, b, p, .. } => {
-                let p = self.predicates[p as usize];
-                p & self.lanes_written(context, Class::Double, a) | !p & self.lanes_written(context, Class::Double, b)
-            }
-            _ => ALL,
         };
-        step.op.clone().slots(&mut |class, slot, role| {
-            if role == Role::Define && context.launch.program.watched.contains(&(class, *slot)) {
-                let lanes = self.written.entry((class, *slot)).or_insert(0);
-                *lanes = *lanes & !active | source & active;
-            }
-        });
+        for &register in &watch.defines {
+            let lanes = &mut self.written[register as usize];
+            *lanes = *lanes & !active | source & active;
+        }
     }
 }
 
@@ -225,22 +199,6 @@ fn value_of(launch: &Launch, block: [u32; 3], warp: u8, lane: u32, constant: Con
 
 /// Runs a warp until it is done, stands at a barrier, or has used `budget` instructions.
 pub fn run(warp: &mut Warp, context: &mut Context, budget: u64) -> Stop {
-    #[cfg(target_arch = "x86_64")]
-    if context.launch.vector {
-        // SAFETY: `vector` is set only where the CPU was found to have these features.
-        return unsafe { run_vector(warp, context, budget) };
-    }
-    run_groups(warp, context, budget)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
-fn run_vector(warp: &mut Warp, context: &mut Context, budget: u64) -> Stop {
-    run_groups(warp, context, budget)
-}
-
-#[inline(always)]
-fn run_groups(warp: &mut Warp, context: &mut Context, budget: u64) -> Stop {
     let mut left = budget;
     let stop = loop {
         if warp.groups.is_empty() {
@@ -286,7 +244,6 @@ fn together(warp: &mut Warp, context: &Context, group: usize, pc: u32, active: u
     true
 }
 
-#[inline(always)]
 fn stretch(warp: &mut Warp, context: &mut Context, group: usize, left: &mut u64) -> Event {
     let launch = context.launch;
     let steps = &launch.program.steps[..];
@@ -304,23 +261,22 @@ fn stretch(warp: &mut Warp, context: &mut Context, group: usize, left: &mut u64)
             let p = warp.predicates[step.guard as usize];
             active &= if step.negated { !p } else { p };
         }
-        if step.watched {
-            warp.groups[group].pc = pc;
-            warp.watch_before(context, step, pc, active);
+        if let Some(watch) = &step.watch {
+            warp.watch_before(context, watch, pc, mask, active);
         }
         // Lanes that left may be written freely, which makes most writes whole registers.
         let wide = active | !warp.live;
         let mut next = pc + 1;
         match &step.op {
-            Op::Word1(op, d, [a]) => alu::unary(warp, *op, *d, *a, wide),
-            Op::Word2(op, d, s) => alu::binary(warp, *op, *d, *s, wide),
-            Op::Word3(op, d, s) => alu::ternary(warp, *op, *d, *s, wide),
+            Op::Word1(op, d, [a]) => vector::unary(warp, *op, *d, *a, wide),
+            Op::Word2(op, d, s) => vector::binary(warp, *op, *d, *s, wide),
+            Op::Word3(op, d, s) => vector::ternary(warp, *op, *d, *s, wide),
             Op::Mma(m) => {
                 if !together(warp, context, group, pc, active, ALL) {
                     return Event::Regroup;
                 }
                 context.counts.mma += 1;
-                matrix::multiply(warp, m);
+                vector::multiply(warp, m);
             }
             Op::Matrix(m) => {
                 if !together(warp, context, group, pc, active, ALL) {
@@ -328,7 +284,7 @@ fn stretch(warp: &mut Warp, context: &mut Context, group: usize, left: &mut u64)
                 }
                 memory::matrix(warp, context, m, pc, active);
             }
-            Op::Compare(c) => alu::compare(warp, c, active),
+            Op::Compare(c) => vector::compare(warp, c, active),
             Op::Branch(target) => {
                 if active == mask {
                     next = *target;
@@ -412,10 +368,10 @@ fn stretch(warp: &mut Warp, context: &mut Context, group: usize, left: &mut u64)
                 warp.groups.retain(|group| group.mask != 0);
                 return Event::Regroup;
             }
-            Op::Word4(op, d, s) => alu::quaternary(warp, *op, *d, *s, wide),
-            Op::Double1(op, d, [a]) => alu::double_unary(warp, *op, *d, *a, wide),
-            Op::Double2(op, d, s) => alu::double_binary(warp, *op, *d, *s, wide),
-            Op::Double3(op, d, s) => alu::double_ternary(warp, *op, *d, *s, wide),
+            Op::Word4(op, d, s) => vector::quaternary(warp, *op, *d, *s, wide),
+            Op::Double1(op, d, [a]) => vector::double_unary(warp, *op, *d, *a, wide),
+            Op::Double2(op, d, s) => vector::double_binary(warp, *op, *d, *s, wide),
+            Op::Double3(op, d, s) => vector::double_ternary(warp, *op, *d, *s, wide),
             Op::Predicate2(op, d, a, b) => {
                 let value = alu::logic(*op, warp.predicates[*a as usize], warp.predicates[*b as usize]);
                 set_predicate(warp, *d, value, active);
@@ -432,10 +388,10 @@ fn stretch(warp: &mut Warp, context: &mut Context, group: usize, left: &mut u64)
                 super::put(&mut warp.doubles[*d as usize], active, &[now; 32]);
             }
             Op::Print { .. } | Op::Assert { .. } | Op::Trap => print::host(warp, context, &step.op, pc, active),
-            other => alu::mixed(warp, other, wide),
+            other => vector::mixed(warp, other, wide),
         }
-        if step.watched {
-            warp.watch_after(context, step, active);
+        if let Some(watch) = &step.watch {
+            warp.watch_after(watch, active);
         }
         pc = next;
         if pc >= limit {

@@ -1,0 +1,11 @@
+// What cuBLASLt's products leave of a linear layer: the bias. (Its gradient is rows.cu's sums.)
+//
+// Tiling: a thread an element, 256 a block. Bytes an element: 8; FLOPs: 1. Limit: memory bandwidth.
+
+#include "common.cuh"
+
+// y[t, n] += bias[n]
+extern "C" __global__ void add_bias(const float* bias, float* y, uint32_t cols, uint64_t count) {
+    const uint64_t i = element();
+    if (i < count) y[i] += bias[i % cols];
+}

@@ -1,0 +1,57 @@
+//! RMSNorm on a GPU: kernels/rmsnorm.cu.
+
+use super::RmsNorm;
+use crate::device::cuda::{Shape, THREADS};
+use crate::device::{Backend, Cuda, DType, Tensor};
+use crate::ops::rows::add_sum_of_rows;
+use crate::{Result, args};
+
+/// Groups whose weight gradients one thread sums.
+const PART: usize = 64;
+
+/// Threads for a group of `n`: whole warps.
+fn threads(n: usize) -> usize {
+    n.next_multiple_of(32).min(THREADS)
+}
+
+impl RmsNorm for Cuda {
+    fn rms_norm(
+        &self,
+        x: &Tensor<Self>,
+        weight: &Tensor<Self>,
+        offset: f32,
+        eps: f32,
+        y: &mut Tensor<Self>,
+    ) -> Result<()> {
+        let n = weight.len();
+        assert!(x.shape() == y.shape() && x.len().is_multiple_of(n), "y is like x, in whole groups");
+        assert!([x, weight, y].iter().all(|tensor| tensor.dtype() == DType::F32), "f32");
+        self.launch("rms_norm", Shape::new(x.len() / n, threads(n)), args![x, weight, offset, eps, y, n])
+    }
+
+    fn rms_norm_backward(
+        &self,
+        x: &Tensor<Self>,
+        weight: &Tensor<Self>,
+        offset: f32,
+        eps: f32,
+        dy: &Tensor<Self>,
+        dx: &mut Tensor<Self>,
+        accumulate: bool,
+        dweight: Option<&mut Tensor<Self>>,
+    ) -> Result<()> {
+        let n = weight.len();
+        assert!(x.shape() == dy.shape() && x.shape() == dx.shape(), "dy and dx are like x");
+        assert!([x, weight, dy, dx].iter().all(|tensor| tensor.dtype() == DType::F32), "f32");
+        let groups = x.len() / n;
+        let inverse_rms = self.alloc(DType::F32, groups)?;
+        let arguments = args![x, weight, offset, eps, dy, dx, accumulate, inverse_rms, n];
+        self.launch("rms_norm_backward", Shape::new(groups, threads(n)), arguments)?;
+        let Some(dweight) = dweight else { return Ok(()) };
+        let parts = groups.div_ceil(PART);
+        let sums = self.alloc(DType::F32, parts * n)?;
+        let shape = Shape::grid([n.div_ceil(THREADS), parts, 1], THREADS);
+        self.launch("rms_norm_backward_weight", shape, args![x, dy, inverse_rms, sums, groups, n, PART])?;
+        add_sum_of_rows(self, &sums, parts, &mut dweight.buffer)
+    }
+}
