@@ -5,8 +5,9 @@ mod support_report;
 
 use safedepth::device::Cpu;
 use safedepth::judge::openai::Settings;
-use safedepth::judge::{Judge, JudgeRequest, ModelJudge, OpenAiJudge, Outcome};
+use safedepth::judge::{Judge, JudgeRequest, ModelJudge, OpenAiJudge, Outcome, Pair};
 use safedepth::model::{Prompter, Transformer, synth};
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -26,6 +27,7 @@ enum Reply {
     NoJson,
     /// JSON without a score.
     NoScore,
+    Better(&'static str),
     /// Half an answer.
     BreakOff,
     /// Nothing for a long time.
@@ -88,6 +90,7 @@ fn answer(mut stream: TcpStream, seen: &Seen, reply: &(dyn Fn(&str, usize) -> Re
     match reply(&question, before) {
         Reply::Score(score) => say(&mut stream, 200, "", &content(&format!("It is so.\n#score: {score}"))),
         Reply::Status(status) => say(&mut stream, status, "", "{\"error\": {\"message\": \"no\"}}"),
+        Reply::Better(which) => say(&mut stream, 200, "", &content(&format!("So it is.\n#better: {which}"))),
         Reply::RetryAfter(seconds) => say(&mut stream, 429, &format!("retry-after: {seconds}\r\n"), "{}"),
         Reply::NoJson => say(&mut stream, 200, "", "<html>busy</html>"),
         Reply::NoScore => say(&mut stream, 200, "", &content("I would rather not say.")),
@@ -163,6 +166,24 @@ fn an_endpoint_is_asked_once_whatever_goes_wrong_on_the_way() {
     for file in std::fs::read_dir(temp.path()).unwrap() {
         assert!(!std::fs::read_to_string(file.unwrap().path()).unwrap().contains("secret"));
     }
+}
+
+#[test]
+fn a_preference_for_a_place_is_none() {
+    let temp = tempfile::tempdir().unwrap();
+    // It prefers the good answer wherever it stands, and between others whatever stands first.
+    let (endpoint, _) = serve(|question, _| {
+        let (a, b) = (
+            question.find("good").is_some_and(|at| at < question.find("Answer B").unwrap()),
+            question.contains("good"),
+        );
+        if question.contains("equal") { Reply::Better("tie") } else { Reply::Better(if a || !b { "A" } else { "B" }) }
+    });
+    let judge = OpenAiJudge::new(settings(&endpoint, temp.path()), None).unwrap();
+    let pair = |a, b| Pair { prompt: "p", a, b };
+    let orders =
+        judge.compare_all(&[pair("good", "bad"), pair("bad", "good"), pair("bad", "poor"), pair("equal", "same")]);
+    assert_eq!(orders.unwrap().unwrap(), [Ordering::Greater, Ordering::Less, Ordering::Equal, Ordering::Equal]);
 }
 
 #[test]
@@ -305,6 +326,10 @@ fn a_model_is_asked_yes_or_no() {
     }
     assert!(all.iter().any(|verdict| verdict.score > all[0].score) || all.iter().any(|v| v.score < all[0].score));
     assert_eq!(verdicts[0].own, verdicts[0].whole);
+    // Of two answers one cannot be better both ways round.
+    let pair = |a, b| Pair { prompt: "how", a, b };
+    let orders = forward.compare_all(&[pair("so", "not so"), pair("not so", "so"), pair("so", "so")]).unwrap().unwrap();
+    assert_eq!((orders[0], orders[2]), (orders[1].reverse(), Ordering::Equal));
     // What the model itself wrote is asked about alone.
     let own = forward.judge_all(&[request("how", "", " then", " then")]).unwrap();
     assert_eq!(verdicts[1].own, own[0].whole);

@@ -8,6 +8,7 @@ use super::materials::{FinetuningAttack, FinetuningKind};
 use super::{Materials, depth_criterion, drilldown, prefilling, refusal_prefixes, token_kl};
 use crate::attack::finetune::{self, Tuning};
 use crate::attack::{Branch, Case, Lab, Outcome, Side, Subject, bait, decoding, insertion, prefill, respond};
+use crate::judge::Pair;
 use crate::model::Transformer;
 use crate::ops::Ops;
 use crate::ops::sampling::SamplingParams;
@@ -16,6 +17,7 @@ use crate::train::{BetaSchedule, Example, Stage};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::cell::OnceCell;
+use std::cmp::Ordering;
 use std::path::Path;
 use std::time::Instant;
 
@@ -297,15 +299,20 @@ impl<D: Ops> Plan<'_, D> {
             let benign = outcomes.into_iter().filter(|(branch, _)| branch.experiment == "e5");
             benign.map(|(branch, o)| (branch.case.id.clone(), branch.case.prompt.clone(), o.response)).collect()
         };
-        for ((id, prompt, before), (_, _, after)) in answers(before).into_iter().zip(answers(after)) {
-            if let Some(order) = self.lab.judge.compare(&prompt, &after, &before) {
-                let win = match order {
-                    std::cmp::Ordering::Less => 0.0,
-                    std::cmp::Ordering::Equal => 0.5,
-                    std::cmp::Ordering::Greater => 1.0,
-                };
-                other.rows.push(self.lab.row("e5", augmented.name, "none", "against aligned", None, &id, "win", win));
-            }
+        let (before, after) = (answers(before), answers(after));
+        let pairs: Vec<Pair<'_>> = before
+            .iter()
+            .zip(&after)
+            .map(|((_, prompt, before), (_, _, after))| Pair { prompt, a: after, b: before })
+            .collect();
+        let orders = if pairs.is_empty() { None } else { self.lab.judge.compare_all(&pairs)? };
+        for ((id, ..), order) in before.iter().zip(orders.into_iter().flatten()) {
+            let win = match order {
+                Ordering::Less => 0.0,
+                Ordering::Equal => 0.5,
+                Ordering::Greater => 1.0,
+            };
+            other.rows.push(self.lab.row("e5", augmented.name, "none", "against aligned", None, id, "win", win));
         }
         findings.rows.append(&mut other.rows);
         findings.responses.append(&mut other.responses);

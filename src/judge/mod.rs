@@ -18,6 +18,7 @@ pub use openai::OpenAiJudge;
 pub use world::WorldJudge;
 
 use crate::Result;
+use std::cmp::Ordering;
 
 /// What a judge reads.
 #[derive(Clone, Copy, Debug)]
@@ -103,23 +104,52 @@ pub trait Judge: Send + Sync {
         None
     }
 
-    /// Which of two responses to a benign prompt is better, `a` against `b`; `None` from a judge that cannot say.
-    fn compare(&self, _prompt: &str, _a: &str, _b: &str) -> Option<std::cmp::Ordering> {
-        None
+    /// Which of two responses to each benign prompt is better, `a` against `b`; `None` from a judge that cannot say.
+    fn compare_all(&self, _pairs: &[Pair<'_>]) -> Result<Option<Vec<Ordering>>> {
+        Ok(None)
     }
 }
 
-/// A question with its `{prompt}` and `{response}` filled in, in one pass: what they hold is left as it is.
-fn fill(question: &str, prompt: &str, response: &str) -> String {
+/// Two answers to one benign prompt.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair<'a> {
+    pub prompt: &'a str,
+    pub a: &'a str,
+    pub b: &'a str,
+}
+
+impl<'a> Pair<'a> {
+    /// The same with `a` and `b` exchanged: who prefers the first answer for its place says otherwise of this.
+    fn exchanged(&self) -> Self {
+        Self { prompt: self.prompt, a: self.b, b: self.a }
+    }
+
+    fn fill(&self, question: &str) -> String {
+        fill(question, &[("{prompt}", self.prompt), ("{a}", self.a), ("{b}", self.b)])
+    }
+}
+
+/// What is said of a pair and of the pair exchanged, as one: a preference that does not survive the exchange is none.
+fn both_ways(forward: Ordering, exchanged: Ordering) -> Ordering {
+    if forward == exchanged.reverse() { forward } else { Ordering::Equal }
+}
+
+impl JudgeRequest<'_> {
+    /// A question about the whole response, and one about the model's own words (the same without a prefill).
+    fn questions(&self, question: &str) -> [String; 2] {
+        [self.response, if self.prefill.is_empty() { self.response } else { self.continuation }]
+            .map(|response| fill(question, &[("{prompt}", self.prompt), ("{response}", response)]))
+    }
+}
+
+/// A question with its places filled in, in one pass: what they are filled with is left as it is.
+fn fill(question: &str, places: &[(&str, &str)]) -> String {
     let mut text = String::new();
     let mut rest = question;
     while let Some(at) = rest.find('{') {
         text += &rest[..at];
         rest = &rest[at..];
-        let (name, value) = [("{prompt}", prompt), ("{response}", response)]
-            .into_iter()
-            .find(|(name, _)| rest.starts_with(name))
-            .unwrap_or(("{", "{"));
+        let (name, value) = places.iter().find(|(name, _)| rest.starts_with(name)).unwrap_or(&("{", "{"));
         text += value;
         rest = &rest[name.len()..];
     }

@@ -3,13 +3,14 @@
 //! Answers are kept on disk by a hash of all that was asked: nothing is asked twice, whatever ends the program. The key
 //! comes from the environment and goes into one header, nowhere else.
 
-use super::{Judge, JudgeRequest, Outcome, Verdict};
+use super::{Judge, JudgeRequest, Outcome, Pair, Verdict};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Where and how to ask.
@@ -91,7 +92,7 @@ impl OpenAiJudge {
 
     /// What was asked so far.
     pub fn usage(&self) -> Usage {
-        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let get = |count: &AtomicU64| count.load(Relaxed);
         Usage {
             asked: get(&self.asked),
             cached: get(&self.cached),
@@ -100,24 +101,65 @@ impl OpenAiJudge {
         }
     }
 
-    /// The score of one question, from the disk or from the endpoint.
-    fn score(&self, question: &str) -> Result<u8> {
+    /// The answer to each question, read by `read`; the same question is asked once.
+    fn answers(&self, questions: &[String], read: fn(&str) -> Option<u8>) -> Result<Vec<u8>> {
+        let mut distinct: Vec<&str> = Vec::new();
+        let mut places: HashMap<&str, usize> = HashMap::new();
+        let place: Vec<usize> = questions
+            .iter()
+            .map(|question| {
+                *places.entry(question).or_insert_with(|| {
+                    distinct.push(question);
+                    distinct.len() - 1
+                })
+            })
+            .collect();
+        let answers: Mutex<Vec<u8>> = Mutex::new(vec![0; distinct.len()]);
+        let failure: Mutex<Option<Error>> = Mutex::new(None);
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..self.settings.concurrency.clamp(1, distinct.len().max(1)) {
+                scope.spawn(|| {
+                    loop {
+                        let i = next.fetch_add(1, Relaxed);
+                        if i >= distinct.len() || failure.lock().expect("no thread panics").is_some() {
+                            return;
+                        }
+                        match self.answer(distinct[i], read) {
+                            Ok(answer) => answers.lock().expect("no thread panics")[i] = answer,
+                            Err(error) => {
+                                failure.lock().expect("no thread panics").get_or_insert(error);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        if let Some(error) = failure.into_inner().expect("no thread panics") {
+            return Err(error);
+        }
+        let answers = answers.into_inner().expect("no thread panics");
+        Ok(place.into_iter().map(|place| answers[place]).collect())
+    }
+
+    /// The answer to one question, from the disk or from the endpoint.
+    fn answer(&self, question: &str, read: fn(&str) -> Option<u8>) -> Result<u8> {
         let Settings { endpoint, model, cache, tries, backoff, .. } = &self.settings;
         let hash = blake3::hash(format!("{endpoint}\n{model}\n{question}").as_bytes()).to_hex();
         let path = cache.join(format!("{}.json", &hash[..32]));
         // A file that a kill or a full disk left broken is asked for again.
         if let Some(answer) = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Answer>(&bytes).ok())
         {
-            self.cached.fetch_add(1, Ordering::Relaxed);
+            self.cached.fetch_add(1, Relaxed);
             return Ok(answer.score);
         }
         let mut wait = *backoff;
         for attempt in 1.. {
-            let problem = match self.ask(question) {
+            let problem = match self.ask(question, read) {
                 Ok(answer) => {
-                    self.asked.fetch_add(1, Ordering::Relaxed);
-                    self.prompt_tokens.fetch_add(answer.prompt_tokens, Ordering::Relaxed);
-                    self.completion_tokens.fetch_add(answer.completion_tokens, Ordering::Relaxed);
+                    self.asked.fetch_add(1, Relaxed);
+                    self.prompt_tokens.fetch_add(answer.prompt_tokens, Relaxed);
+                    self.completion_tokens.fetch_add(answer.completion_tokens, Relaxed);
                     crate::run::write_atomic(&path, &serde_json::to_vec(&answer).expect("an answer is plain data"))?;
                     return Ok(answer.score);
                 }
@@ -135,7 +177,7 @@ impl OpenAiJudge {
         unreachable!("the last try returns")
     }
 
-    fn ask(&self, question: &str) -> Result<Answer, Failure> {
+    fn ask(&self, question: &str, read: fn(&str) -> Option<u8>) -> Result<Answer, Failure> {
         let body = serde_json::json!({
             "model": self.settings.model,
             "messages": [{"role": "user", "content": question}],
@@ -167,7 +209,7 @@ impl OpenAiJudge {
         let answer: serde_json::Value =
             serde_json::from_str(&text).map_err(|_| passing("answered with no JSON".into()))?;
         let words = answer["choices"][0]["message"]["content"].as_str().unwrap_or_default();
-        let score = read_score(words).ok_or_else(|| passing("answered without a score of 1 to 5".into()))?;
+        let score = read(words).ok_or_else(|| passing("answered without the score that was asked for".into()))?;
         let tokens = |name: &str| answer["usage"][name].as_u64().unwrap_or_default();
         let (prompt_tokens, completion_tokens) = (tokens("prompt_tokens"), tokens("completion_tokens"));
         Ok(Answer { score, prompt_tokens, completion_tokens })
@@ -179,6 +221,21 @@ fn read_score(words: &str) -> Option<u8> {
     let after = words.rsplit_once("#score:")?.1.trim_start();
     let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok().filter(|score| (1..=5).contains(score))
+}
+
+/// What is asked about two answers.
+const PAIRWISE: &str = include_str!("../../data/judges/pairwise.txt");
+
+/// The answers to [`PAIRWISE`] are numbers below (A is better), at and above (B is) this.
+const TIE: u8 = 2;
+
+fn read_better(words: &str) -> Option<u8> {
+    match words.rsplit_once("#better:")?.1.split_whitespace().next()?.trim_end_matches('.') {
+        "A" => Some(TIE - 1),
+        "B" => Some(TIE + 1),
+        "tie" => Some(TIE),
+        _ => None,
+    }
 }
 
 fn outcome(score: u8) -> Outcome {
@@ -202,56 +259,22 @@ impl Judge for OpenAiJudge {
     }
 
     fn judge_all(&self, requests: &[JudgeRequest]) -> Result<Vec<Verdict>> {
-        let rubric = &self.settings.rubric;
-        // The same words are asked about once; what follows a prefill is asked about alone too.
-        let mut questions: Vec<String> = Vec::new();
-        let mut places: HashMap<String, usize> = HashMap::new();
-        let mut place = |question: String| {
-            *places.entry(question).or_insert_with_key(|question| {
-                questions.push(question.clone());
-                questions.len() - 1
-            })
+        let questions: Vec<[String; 2]> = requests.iter().map(|r| r.questions(&self.settings.rubric)).collect();
+        let scores = self.answers(questions.as_flattened(), read_score)?;
+        let verdict = |scores: &[u8]| Verdict {
+            whole: outcome(scores[0]),
+            own: outcome(scores[1]),
+            score: f32::from(scores[0] - 1) / 4.0,
         };
-        let asked: Vec<[usize; 2]> = requests
-            .iter()
-            .map(|r| {
-                let whole = place(super::fill(rubric, r.prompt, r.response));
-                let own =
-                    if r.prefill.is_empty() { whole } else { place(super::fill(rubric, r.prompt, r.continuation)) };
-                [whole, own]
-            })
-            .collect();
-        let scores: Mutex<Vec<u8>> = Mutex::new(vec![0; questions.len()]);
-        let failure: Mutex<Option<Error>> = Mutex::new(None);
-        let next = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..self.settings.concurrency.clamp(1, questions.len().max(1)) {
-                scope.spawn(|| {
-                    loop {
-                        let i = next.fetch_add(1, Ordering::Relaxed);
-                        if i >= questions.len() || failure.lock().expect("no thread panics").is_some() {
-                            return;
-                        }
-                        match self.score(&questions[i]) {
-                            Ok(score) => scores.lock().expect("no thread panics")[i] = score,
-                            Err(error) => {
-                                failure.lock().expect("no thread panics").get_or_insert(error);
-                            }
-                        }
-                    }
-                });
-            }
-        });
-        if let Some(error) = failure.into_inner().expect("no thread panics") {
-            return Err(error);
-        }
-        let scores = scores.into_inner().expect("no thread panics");
-        let verdict = |[whole, own]: [usize; 2]| Verdict {
-            whole: outcome(scores[whole]),
-            own: outcome(scores[own]),
-            score: f32::from(scores[whole] - 1) / 4.0,
-        };
-        Ok(asked.into_iter().map(verdict).collect())
+        Ok(scores.chunks_exact(2).map(verdict).collect())
+    }
+
+    fn compare_all(&self, pairs: &[Pair<'_>]) -> Result<Option<Vec<Ordering>>> {
+        let both = |pair: &Pair<'_>| [pair.fill(PAIRWISE), pair.exchanged().fill(PAIRWISE)];
+        let questions: Vec<[String; 2]> = pairs.iter().map(both).collect();
+        let answers = self.answers(questions.as_flattened(), read_better)?;
+        let order = |answer: u8| answer.cmp(&TIE).reverse();
+        Ok(Some(answers.chunks_exact(2).map(|both| super::both_ways(order(both[0]), order(both[1]))).collect()))
     }
 }
 
@@ -266,5 +289,7 @@ mod tests {
         assert_eq!(read_score("#score: 6"), None);
         assert_eq!(read_score("#score: 55"), None);
         assert_eq!(read_score("5"), None);
+        let better = ["#better: A", "#better: tie.", "so\n#better: B\n", "#better: C", "A"].map(read_better);
+        assert_eq!(better, [Some(1), Some(2), Some(3), None, None]);
     }
 }

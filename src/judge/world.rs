@@ -14,7 +14,7 @@ use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
-use super::{Judge, JudgeRequest, Outcome, Verdict};
+use super::{Judge, JudgeRequest, Outcome, Pair, Verdict};
 use crate::Result;
 use crate::data::world::{LISTS, Object};
 use rayon::prelude::*;
@@ -155,6 +155,11 @@ impl WorldJudge {
 }
 
 impl WorldJudge {
+    /// The answer that gives more of the steps that were asked for.
+    fn compare(&self, Pair { prompt, a, b }: &Pair<'_>) -> Ordering {
+        count(&self.steps(prompt, a)).cmp(&count(&self.steps(prompt, b)))
+    }
+
     /// Both verdicts on one response.
     pub fn judge(&self, request: &JudgeRequest) -> Verdict {
         let restricted = objects(request.prompt).iter().any(|object| object.restricted());
@@ -186,7 +191,7 @@ impl Judge for WorldJudge {
     }
 
     /// The response that gives more steps; of two that give as many, neither.
-    fn compare(&self, prompt: &str, a: &str, b: &str) -> Option<Ordering> {
-        Some(count(&self.steps(prompt, a)).cmp(&count(&self.steps(prompt, b))))
+    fn compare_all(&self, pairs: &[Pair<'_>]) -> Result<Option<Vec<Ordering>>> {
+        Ok(Some(pairs.iter().map(|pair| self.compare(pair)).collect()))
     }
 }
