@@ -148,3 +148,33 @@ pub fn multiply(warp: &mut Warp, m: &Mma) {
         words[m.d[2 * half + 1] as usize] = odd;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn rows_in_registers_give_the_same_bits() {
+        if !(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
+            return;
+        }
+        let value = |index: usize| (index * 7919 % 1009) as f32 / 97.0 - 5.0;
+        for (count, together) in [(2, 2), (4, 2), (1, 1), (2, 1)] {
+            let tile = || {
+                let mut tile = Tile { count, together, ..Tile::default() };
+                for (index, plane) in tile.planes.iter_mut().enumerate() {
+                    (0..64).for_each(|at| plane.a[at] = value(64 * index + at));
+                    (0..32).for_each(|at| plane.b[at / 8][at % 8] = value(1000 + 32 * index + at));
+                }
+                (0..128).for_each(|at| tile.sum[at / 8][at % 8] = value(2000 + at));
+                tile
+            };
+            let (mut plain, mut vector) = (tile(), tile());
+            accumulate(&mut plain);
+            // SAFETY: the CPU was just found to have these features.
+            unsafe { accumulate_vector(&mut vector) };
+            assert_eq!(plain.sum.map(|row| row.map(f32::to_bits)), vector.sum.map(|row| row.map(f32::to_bits)));
+        }
+    }
+}
