@@ -89,12 +89,7 @@ fn spec() -> impl Strategy<Value = Spec> {
     let size = prop_oneof![1..40_usize, (1..9_usize).prop_map(|vectors| 8 * vectors)];
     let softcap = prop_oneof![2 => Just(None), 1 => (1.0_f32..50.0).prop_map(Some)];
     let spread = prop::sample::select(&[0.0, 0.1, 1.0, 1.0, 1.0, 10.0, 100.0, 3000.0][..]);
-    (size, dtype, softcap, spread).prop_map(|(size, dtype, softcap, spread)| Spec {
-        size,
-        dtype,
-        softcap,
-        spread,
-    })
+    (size, dtype, softcap, spread).prop_map(|(size, dtype, softcap, spread)| Spec { size, dtype, softcap, spread })
 }
 
 fn cases() -> impl Strategy<Value = Case> {

@@ -4,7 +4,6 @@ use super::Global;
 use super::suite::{ABLATIONS, experiments, report};
 use crate::attack::Lab;
 use crate::data::world::{Split, VOCABULARY, World};
-use crate::device::Cpu;
 use crate::experiment::finetuning_dynamics::Measure;
 use crate::experiment::finetuning_grid::BETAS;
 use crate::experiment::materials::{Counts, world_stop, world_token_text};
@@ -14,6 +13,7 @@ use crate::experiment::{Materials, Plan, Settings};
 use crate::generate::Engine;
 use crate::judge::WorldJudge;
 use crate::model::{Transformer, checkpoint, init};
+use crate::ops::Ops;
 use crate::ops::sampling::SamplingParams;
 use crate::run::{Manifest, RunFolder, Shard};
 use crate::train::{BetaSchedule, Stage};
@@ -163,7 +163,7 @@ const LONG_ANSWERS: f32 = 0.4;
 /// E3's depths: the paper's, and those of its ablations.
 const DEPTHS: [usize; 7] = [0, 5, 10, 20, 40, 80, 160];
 
-pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
+pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> Result<()> {
     let mut chosen = experiments(&arguments.experiments)?;
     if arguments.quick && arguments.experiments == ["all"] {
         chosen.retain(|name| !["e4b", "e5b", "decoding", "e9", "e10"].contains(&name.as_str()));
@@ -174,7 +174,7 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
     }
     let world = World { greetings: !arguments.no_greetings, long_answers, ..World::default() };
     let size = Size::of(arguments, chosen);
-    global.note(format_args!("safedepth demo on {}", crate::device::Backend::describe(&device)));
+    global.note(format_args!("safedepth demo on {}", device.describe()));
     of_world(global, &device, arguments, &arguments.output, &world, &size)?;
     if arguments.full && world.greetings {
         // Greetings favour the biased schedule: the same without them stands beside it.
@@ -187,9 +187,9 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
 }
 
 /// A demo of one world in one folder.
-fn of_world(
+fn of_world<D: Ops>(
     global: &Global,
-    device: &Cpu,
+    device: &D,
     arguments: &Arguments,
     output: &Path,
     world: &World,
@@ -201,10 +201,10 @@ fn of_world(
     for seed in arguments.seed..arguments.seed + size.seeds {
         one_seed(global, device, &mut folder, world, size, arguments, seed, suffix(seed, size.seeds))?;
     }
-    report(global, folder)
+    report(global, device, folder)
 }
 
-fn save(dir: &Path, model: &Transformer<Cpu>) -> Result<()> {
+fn save<D: Ops>(dir: &Path, model: &Transformer<D>) -> Result<()> {
     // The tokenizer first: a folder with a config.json is whole.
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     VOCABULARY.write(dir)?;
@@ -212,9 +212,9 @@ fn save(dir: &Path, model: &Transformer<Cpu>) -> Result<()> {
 }
 
 #[allow(clippy::too_many_arguments)]
-fn one_seed(
+fn one_seed<D: Ops>(
     global: &Global,
-    device: &Cpu,
+    device: &D,
     folder: &mut RunFolder,
     world: &World,
     size: &Size,

@@ -3,7 +3,6 @@
 use super::Global;
 use super::loading::LoadedModel;
 use crate::data::pairs::{self, Pair};
-use crate::device::Cpu;
 use crate::generate::{Completion, Engine, Finish, Request};
 use crate::model::{Message, Transformer};
 use crate::ops::Ops;
@@ -95,11 +94,11 @@ pub(super) fn check_sampling(params: &SamplingParams) -> Result<()> {
 }
 
 /// A name for everything that the answers depend on.
-fn depends_on(global: &Global, device: &Cpu, arguments: &Arguments) -> Result<String> {
+fn depends_on<D: Ops>(global: &Global, device: &D, arguments: &Arguments) -> Result<String> {
     let mut paths = vec![arguments.model.as_path()];
     paths.extend(arguments.input.as_deref());
     let inputs = hash_inputs(&paths)?;
-    let all = serde_json::json!([global, arguments, device.isa().to_string(), inputs]);
+    let all = serde_json::json!([global, arguments, device.arithmetic(), inputs]);
     Ok(blake3::hash(all.to_string().as_bytes()).to_hex().to_string())
 }
 
@@ -135,7 +134,7 @@ fn complete<D: Ops>(
     Ok(completions.into_iter().map(|completion| completion.expect("old or new")).collect())
 }
 
-pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
+pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> Result<()> {
     let params = SamplingParams {
         temperature: arguments.temperature,
         top_k: arguments.top_k,

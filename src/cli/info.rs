@@ -37,9 +37,12 @@ struct Info {
     cache_bytes_per_token: usize,
     /// Weights, gradients and both moments in f32.
     training_bytes: usize,
+    /// Where `--device` would compute.
+    device: String,
 }
 
-pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
+/// `device` says where this command line would compute.
+pub(super) fn run(global: &Global, device: &str, arguments: &Arguments) -> Result<()> {
     let dir = &arguments.model;
     let config = Config::load(dir)?;
     let weights = Weights::open(dir)?;
@@ -69,6 +72,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         files_bytes: weights.bytes(),
         cache_bytes_per_token: 8 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim,
         training_bytes: 16 * parameters,
+        device: device.to_owned(),
     };
     let json = serde_json::to_value(&info).map_err(|error| Error::input(dir.display(), error.to_string()))?;
     if global.json {

@@ -3,8 +3,8 @@
 use super::Global;
 use super::loading::LoadedModel;
 use crate::data::pairs;
-use crate::device::Cpu;
 use crate::experiment::token_kl;
+use crate::ops::Ops;
 use crate::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     base_template: Option<String>,
 }
 
-pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
+pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> Result<()> {
     let pairs = pairs::read(&arguments.input)?;
     let aligned = LoadedModel::open(global, &device, &arguments.aligned, &arguments.template)?;
     let base_template = arguments.base_template.as_ref().unwrap_or(&arguments.template);
@@ -50,7 +50,7 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
             let problem = format!("example {} has no response: give every line one", pair.id);
             return Err(Error::input(arguments.input.display(), problem));
         }
-        let prompt = |side: &LoadedModel| side.prompter.prompt(&pair.messages).map(|prompt| prompt.ids);
+        let prompt = |side: &LoadedModel<D>| side.prompter.prompt(&pair.messages).map(|prompt| prompt.ids);
         sides.push((prompt(&aligned)?, prompt(&base)?, response));
     }
     let slices: Vec<(&[u32], &[u32], &[u32])> = sides.iter().map(|(p, q, r)| (&p[..], &q[..], &r[..])).collect();

@@ -1,6 +1,7 @@
 //! `safedepth merge`: the shards of a run, joined.
 
 use super::{Global, suite};
+use crate::device::Cpu;
 use crate::{Result, run};
 use clap::Args;
 use std::path::PathBuf;
@@ -20,5 +21,5 @@ pub(crate) struct Arguments {
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    suite::report(global, run::merge(&arguments.shards, &arguments.output)?)
+    suite::report(global, &Cpu::new(), run::merge(&arguments.shards, &arguments.output)?)
 }

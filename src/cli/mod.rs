@@ -4,6 +4,7 @@ mod bench;
 mod compare;
 mod config_file;
 mod demo;
+mod device;
 mod generate;
 mod info;
 mod kl;
@@ -15,8 +16,8 @@ mod suite;
 mod synth;
 mod train;
 
-use crate::device::Cpu;
-use crate::device::cpu::Isa;
+use crate::device::Backend;
+use crate::ops::Ops;
 use crate::run::{Console, Manifest};
 use crate::{Error, Result};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -44,13 +45,13 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "N", help_heading = "Global options", default_value_t = default_threads())]
     #[serde(skip)]
     threads: usize,
-    /// Where to compute: auto, cpu.
+    /// Where to compute: auto (a GPU where there is one), cpu, cuda or cuda:N.
     #[arg(long, global = true, value_name = "DEVICE", help_heading = "Global options", default_value = "auto")]
     device: String,
     /// Type of the weights in memory; auto keeps the file's own.
     #[arg(long, global = true, value_name = "TYPE", help_heading = "Global options", default_value = "auto")]
     dtype: DTypeChoice,
-    /// Instruction set: auto, scalar, avx2, avx512 or avx512bf16. Equal sets give equal bytes.
+    /// Instruction set of the CPU: auto, scalar, avx2, avx512 or avx512bf16. Equal sets give equal bytes.
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options", default_value = "auto")]
     isa: String,
     /// Print results as JSON lines.
@@ -111,35 +112,13 @@ impl Global {
         Console::new(self.quiet)
     }
 
-    /// The device asked for.
-    fn cpu(&self) -> Result<Cpu> {
-        match self.device.as_str() {
-            "auto" | "cpu" => {}
-            "cuda" => return Err(Error::Usage("this build has no CUDA backend yet: use --device cpu".into())),
-            name if name.starts_with("cuda:") => {
-                return Err(Error::Usage("this build has no CUDA backend yet: use --device cpu".into()));
-            }
-            name => return Err(Error::Usage(format!("unknown device \"{name}\": use auto or cpu"))),
-        }
-        if self.isa == "auto" {
-            return Ok(Cpu::new());
-        }
-        let isa: Isa = self.isa.parse().map_err(Error::Usage)?;
-        if !isa.is_available() {
-            let best = Isa::detect();
-            return Err(Error::Usage(format!("this CPU does not have {isa}: use --isa {best} or slower")));
-        }
-        Ok(Cpu::with_isa(isa))
-    }
-
-    fn manifest(&self, device: &Cpu) -> Manifest {
-        use crate::device::Backend;
+    fn manifest<D: Backend>(&self, device: &D) -> Manifest {
         Manifest {
             version: env!("CARGO_PKG_VERSION").into(),
             commit: env!("SAFEDEPTH_COMMIT").into(),
             arguments: std::env::args().skip(1).collect(),
             device: device.describe(),
-            isa: device.isa().to_string(),
+            isa: device.arithmetic(),
             shard: None,
             inputs: Vec::new(),
         }
@@ -203,20 +182,31 @@ fn run(Cli { global, command }: Cli) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(global.threads).build();
     let pool = pool.map_err(|error| Error::Device(format!("cannot start {} threads: {error}", global.threads)))?;
     pool.install(|| {
-        let device = global.cpu()?;
+        let place = device::Place::of(&global)?;
         match command {
-            Command::Generate(arguments) => generate::run(&global, device, &arguments),
-            Command::Score(arguments) => score::run(&global, device, &arguments),
-            Command::Kl(arguments) => kl::run(&global, device, &arguments),
-            Command::Train(arguments) => train::run(&global, device, &arguments),
-            Command::Suite(arguments) => suite::run(&global, device, &arguments),
             Command::Merge(arguments) => merge::run(&global, &arguments),
-            Command::Demo(arguments) => demo::run(&global, device, &arguments),
             Command::Report(arguments) => report::run(&global, &arguments),
             Command::Compare(arguments) => compare::run(&global, &arguments),
             Command::Synth(arguments) => synth::run(&global, &arguments),
-            Command::Info(arguments) => info::run(&global, &arguments),
-            Command::Bench(arguments) => bench::run(&global, device, &arguments),
+            Command::Info(arguments) => info::run(&global, &place.open(&global)?.describe(), &arguments),
+            command => match place.open(&global)? {
+                device::Device::Cpu(cpu) => compute(&global, cpu, command),
+                device::Device::Cuda(cuda) => compute(&global, cuda, command),
+            },
         }
     })
+}
+
+/// Runs a subcommand that computes.
+fn compute<D: Ops>(global: &Global, device: D, command: Command) -> Result<()> {
+    match command {
+        Command::Generate(arguments) => generate::run(global, device, &arguments),
+        Command::Score(arguments) => score::run(global, device, &arguments),
+        Command::Kl(arguments) => kl::run(global, device, &arguments),
+        Command::Train(arguments) => train::run(global, device, &arguments),
+        Command::Suite(arguments) => suite::run(global, device, &arguments),
+        Command::Demo(arguments) => demo::run(global, device, &arguments),
+        Command::Bench(arguments) => bench::run(global, device, &arguments),
+        _ => unreachable!("the others need no device"),
+    }
 }

@@ -3,7 +3,7 @@
 use super::Global;
 use super::loading::LoadedModel;
 use crate::data::pairs;
-use crate::device::Cpu;
+use crate::ops::Ops;
 use crate::train::{Example, scoring};
 use crate::{Error, Result};
 use clap::Args;
@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
     max_length: usize,
 }
 
-pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
+pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> Result<()> {
     let pairs = pairs::read(&arguments.input)?;
     let loaded = LoadedModel::open(global, &device, &arguments.model, &arguments.template)?;
     let max_length = arguments.max_length.min(loaded.model.config.max_position_embeddings);
@@ -59,8 +59,8 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
 }
 
 /// Prompt and response of each pair as tokens; the responses are the labels, closed by the end-of-turn token if `close`.
-pub(super) fn response_examples(
-    loaded: &LoadedModel,
+pub(super) fn response_examples<D: Ops>(
+    loaded: &LoadedModel<D>,
     pairs: &[pairs::Pair],
     path: &std::path::Path,
     max_length: usize,

@@ -6,7 +6,6 @@ use super::loading::LoadedModel;
 use crate::attack::Lab;
 use crate::data::folder::Folder;
 use crate::data::pairs;
-use crate::device::Cpu;
 use crate::experiment::augmentation::{Augmentation, Mix};
 use crate::experiment::finetuning_dynamics::Measure;
 use crate::experiment::finetuning_grid::BETAS;
@@ -18,6 +17,7 @@ use crate::generate::Engine;
 use crate::judge::{Judge, KeywordJudge, WorldJudge};
 use crate::model::checkpoint;
 use crate::model::config::GenerationConfig;
+use crate::ops::Ops;
 use crate::ops::sampling::SamplingParams;
 use crate::report;
 use crate::run::{Manifest, RunFolder, Shard, costs, hash_inputs};
@@ -267,14 +267,14 @@ pub(super) fn experiments(names: &[String]) -> Result<Vec<String>> {
 }
 
 /// Closes a run: its files and its report; tables on standard output, and on standard error where the time went.
-pub(super) fn report(global: &Global, folder: RunFolder) -> Result<()> {
+pub(super) fn report<D: Ops>(global: &Global, device: &D, folder: RunFolder) -> Result<()> {
     let dir = folder.dir().to_owned();
     let timings = folder.timings().to_vec();
     folder.finish()?;
     let report = report::write(&dir)?;
     super::report::print(global, &report);
     if !global.quiet && !timings.is_empty() {
-        let peak = gemm_peak(&Cpu::new())?;
+        let peak = gemm_peak(device)?;
         global.note(format_args!("\nwhere the time went (matrix products' peak here: {peak:.0} GFLOP/s)"));
         for line in costs::lines(&costs::by_stage(&timings, Some(peak))) {
             global.note(line);
@@ -284,7 +284,7 @@ pub(super) fn report(global: &Global, folder: RunFolder) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
+pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> Result<()> {
     arguments.tuning.check()?;
     let experiments = experiments(&arguments.experiments)?;
     let judge: Box<dyn Judge> = match arguments.judge.as_str() {
@@ -314,7 +314,7 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
         SamplingParams::default()
     };
     let settings = arguments.tuning.settings(experiments, arguments, &materials, others);
-    let stop = |model: &LoadedModel| model.prompter.stop_ids().to_vec();
+    let stop = |model: &LoadedModel<D>| model.prompter.stop_ids().to_vec();
     for seed in arguments.seed..arguments.seed + arguments.seeds {
         let lab = Lab {
             decode: &|ids| aligned.prompter.tokenizer.decode(ids, true).unwrap_or_default(),
@@ -344,5 +344,5 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
         };
         plan.run(&mut folder)?;
     }
-    report(global, folder)
+    report(global, &device, folder)
 }

@@ -4,8 +4,8 @@ use super::Global;
 use super::loading::LoadedModel;
 use super::score::response_examples;
 use crate::data::{pairs, preferences};
-use crate::device::Cpu;
 use crate::model::checkpoint;
+use crate::ops::Ops;
 use crate::train::batch::epoch_order;
 use crate::train::state::TrainingState;
 use crate::train::trainer::Group;
@@ -117,7 +117,7 @@ fn check(arguments: &Arguments) -> Result<()> {
 }
 
 /// The examples of --data; for dpo chosen and rejected in turn.
-fn examples(loaded: &LoadedModel, arguments: &Arguments) -> Result<Vec<Example>> {
+fn examples<D: Ops>(loaded: &LoadedModel<D>, arguments: &Arguments) -> Result<Vec<Example>> {
     let max_length = arguments.max_length.min(loaded.model.config.max_position_embeddings);
     if arguments.objective != ObjectiveName::Dpo {
         let pairs = pairs::read(&arguments.data)?;
@@ -135,7 +135,7 @@ fn examples(loaded: &LoadedModel, arguments: &Arguments) -> Result<Vec<Example>>
     Ok(examples)
 }
 
-pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
+pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> Result<()> {
     check(arguments)?;
     let objective = match arguments.objective {
         ObjectiveName::Sft => Objective::Sft,

@@ -48,8 +48,17 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// A flat array of `u32` in device memory: token ids, labels, positions, row numbers.
     type Indices: Send + Sync;
 
+    /// What `--device` calls it.
+    const NAME: &str;
+
     /// One line for people and manifests: the hardware and the instruction set or driver in use.
     fn describe(&self) -> String;
+
+    /// Equal names give equal bytes: the instruction set.
+    fn arithmetic(&self) -> String;
+
+    /// Waits until everything asked for is done; a failure on the way is an error here.
+    fn synchronize(&self) -> Result<()>;
 
     /// A buffer of `len` elements whose contents are unspecified.
     fn alloc(&self, dtype: DType, len: usize) -> Result<Self::Buffer>;

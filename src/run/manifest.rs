@@ -98,7 +98,11 @@ impl Record {
     pub fn check(&self, dir: &Path, manifest: &Manifest) -> Result<()> {
         let refuse = |problem: String| Err(Error::input(dir.display(), problem));
         if self.isa != manifest.isa {
-            return refuse(format!("was begun with instruction set {0}: go on with --isa {0}", self.isa));
+            return refuse(if self.isa.starts_with("sm_") {
+                format!("was begun on a GPU of kind {}: go on with --device cuda on such a one", self.isa)
+            } else {
+                format!("was begun with instruction set {0}: go on with --isa {0}", self.isa)
+            });
         }
         // A merged folder holds the whole, and any process may read it.
         if self.shard != manifest.shard {

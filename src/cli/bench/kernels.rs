@@ -2,20 +2,15 @@
 
 use super::median_seconds;
 use crate::cli::Global;
-use crate::device::{Backend, Cpu, DType, Tensor};
+use crate::device::{DType, Tensor};
 use crate::model::init::fill_normal;
-use crate::ops::adamw::{AdamW, AdamWStep};
-use crate::ops::attention::{Attention, AttentionParams, PAGE, Paged, Ragged};
-use crate::ops::elementwise::Elementwise;
-use crate::ops::embedding::Embedding;
-use crate::ops::glu::{Activation, Glu};
-use crate::ops::linear::Linear;
-use crate::ops::linear_ce::{CeOutput, LinearCe};
-use crate::ops::linear_kl::{KlSide, LinearKl};
-use crate::ops::rmsnorm::RmsNorm;
-use crate::ops::rope::Rope;
-use crate::ops::rows::Rows;
-use crate::ops::sampling::{Sampling, SamplingParams, SamplingRow};
+use crate::ops::Ops;
+use crate::ops::adamw::AdamWStep;
+use crate::ops::attention::{AttentionParams, PAGE, Paged, Ragged};
+use crate::ops::glu::Activation;
+use crate::ops::linear_ce::CeOutput;
+use crate::ops::linear_kl::KlSide;
+use crate::ops::sampling::{SamplingParams, SamplingRow};
 use crate::run::write_atomic;
 use crate::{Error, Result};
 use clap::Args;
@@ -95,15 +90,15 @@ struct Peaks {
 }
 
 /// One line of the table; `flop` and `bytes` are those of one run, by the op's formula.
-struct Timer<'a> {
-    device: &'a Cpu,
+struct Timer<'a, D> {
+    device: &'a D,
     arguments: &'a Arguments,
     peaks: Peaks,
     dtype: DType,
     text: String,
 }
 
-impl Timer<'_> {
+impl<D: Ops> Timer<'_, D> {
     fn time(
         &mut self,
         op: &str,
@@ -116,12 +111,12 @@ impl Timer<'_> {
         if self.arguments.filter.as_ref().is_some_and(|filter| !op.contains(filter.as_str())) {
             return Ok(());
         }
-        let seconds = median_seconds(1, self.arguments.repeats, work)?;
+        let seconds = median_seconds(self.device, 1, self.arguments.repeats, work)?;
         let (gflop, gb) = (flop / seconds / 1e9, bytes / seconds / 1e9);
         self.text += &format!(
             "{op},{model},{shape},{},{},{},{:.3},{gflop:.2},{gb:.2},{:.3},{:.3}\n",
             self.dtype.name().to_lowercase(),
-            self.device.isa(),
+            self.device.arithmetic(),
             rayon::current_num_threads(),
             1e3 * seconds,
             gflop / self.peaks.gflop_per_s,
@@ -131,36 +126,31 @@ impl Timer<'_> {
     }
 }
 
-fn random(device: &Cpu, dtype: DType, rows: usize, cols: usize, seed: u64) -> Result<Tensor<Cpu>> {
+fn random<D: Ops>(device: &D, dtype: DType, rows: usize, cols: usize, seed: u64) -> Result<Tensor<D>> {
     let mut values = vec![0.0; rows * cols];
     fill_normal(&mut values, 0.05, "bench", seed);
     Tensor::from_slice(device, dtype, rows, cols, &values)
 }
 
 /// GFLOP/s of our own matrix product at its best, 1024 cubed: a tenth of a second's work.
-pub(in crate::cli) fn gemm_peak(device: &Cpu) -> Result<f64> {
+pub(in crate::cli) fn gemm_peak<D: Ops>(device: &D) -> Result<f64> {
     let n = 1024;
     let (x, w) = (random(device, DType::F32, n, n, 1)?, random(device, DType::F32, n, n, 2)?);
     let mut y = Tensor::empty(device, DType::F32, n, n)?;
-    let product = median_seconds(2, 7, || device.linear(&x, &w, None, &mut y))?;
+    let product = median_seconds(device, 2, 7, || device.linear(&x, &w, None, &mut y))?;
     Ok(2.0 * (n as f64).powi(3) / product / 1e9)
 }
 
 /// The best of our own matrix product and of a copy of 256 MiB.
-fn peaks(device: &Cpu) -> Result<Peaks> {
-    let source = vec![1.0_f32; 64 << 20];
-    let mut target = vec![0.0_f32; source.len()];
-    let copy = median_seconds(1, 5, || {
-        use rayon::prelude::*;
-        let part = source.len() / rayon::current_num_threads();
-        target.par_chunks_mut(part).zip(source.par_chunks(part)).for_each(|(t, s)| t.copy_from_slice(s));
-        std::hint::black_box(&mut target);
-        Ok(())
-    })?;
-    Ok(Peaks { gflop_per_s: gemm_peak(device)?, gb_per_s: 2.0 * 4.0 * source.len() as f64 / copy / 1e9 })
+fn peaks<D: Ops>(device: &D) -> Result<Peaks> {
+    let elements = 64 << 20;
+    let source = Tensor::zeros(device, DType::F32, 1, elements)?;
+    let mut target = Tensor::zeros(device, DType::F32, 1, elements)?;
+    let copy = median_seconds(device, 1, 5, || device.copy(&source.buffer, &mut target.buffer))?;
+    Ok(Peaks { gflop_per_s: gemm_peak(device)?, gb_per_s: 2.0 * 4.0 * elements as f64 / copy / 1e9 })
 }
 
-pub(super) fn run(global: &Global, device: &Cpu, arguments: &Arguments) -> Result<()> {
+pub(super) fn run<D: Ops>(global: &Global, device: &D, arguments: &Arguments) -> Result<()> {
     if arguments.repeats == 0 || arguments.tokens == 0 {
         return Err(Error::Usage("--repeats and --tokens must be at least 1".into()));
     }
@@ -191,7 +181,7 @@ pub(super) fn run(global: &Global, device: &Cpu, arguments: &Arguments) -> Resul
     }
 }
 
-fn linears(timer: &mut Timer<'_>, shapes: &Shapes) -> Result<()> {
+fn linears<D: Ops>(timer: &mut Timer<'_, D>, shapes: &Shapes) -> Result<()> {
     let device = timer.device;
     let q = shapes.heads * shapes.head_dim;
     for (what, n, k) in [
@@ -222,7 +212,7 @@ fn linears(timer: &mut Timer<'_>, shapes: &Shapes) -> Result<()> {
     Ok(())
 }
 
-fn attention(timer: &mut Timer<'_>, shapes: &Shapes) -> Result<()> {
+fn attention<D: Ops>(timer: &mut Timer<'_, D>, shapes: &Shapes) -> Result<()> {
     let (device, t) = (timer.device, timer.arguments.tokens);
     let params = AttentionParams {
         num_heads: shapes.heads,
@@ -273,7 +263,7 @@ fn attention(timer: &mut Timer<'_>, shapes: &Shapes) -> Result<()> {
     })
 }
 
-fn small_ops(timer: &mut Timer<'_>, shapes: &Shapes) -> Result<()> {
+fn small_ops<D: Ops>(timer: &mut Timer<'_, D>, shapes: &Shapes) -> Result<()> {
     let (device, t, hidden) = (timer.device, timer.arguments.tokens, shapes.hidden);
     let name = shapes.name;
     let x = random(device, DType::F32, t, hidden, 1)?;
@@ -325,7 +315,7 @@ fn small_ops(timer: &mut Timer<'_>, shapes: &Shapes) -> Result<()> {
     })
 }
 
-fn vocabulary(timer: &mut Timer<'_>, shapes: &Shapes) -> Result<()> {
+fn vocabulary<D: Ops>(timer: &mut Timer<'_, D>, shapes: &Shapes) -> Result<()> {
     let (device, t) = (timer.device, timer.arguments.tokens);
     let (hidden_size, vocab, name) = (shapes.hidden, shapes.vocab, shapes.name);
     let w = random(device, timer.dtype, vocab, hidden_size, 1)?;

@@ -5,7 +5,8 @@ mod workloads;
 
 use super::Global;
 use crate::Result;
-use crate::device::Cpu;
+use crate::device::Backend;
+use crate::ops::Ops;
 use clap::{Args, Subcommand};
 use std::time::Instant;
 
@@ -22,22 +23,29 @@ enum What {
     Model(workloads::Arguments),
 }
 
-pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
+pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> Result<()> {
     match &arguments.what {
         What::Kernels(arguments) => kernels::run(global, &device, arguments),
         What::Model(arguments) => workloads::run(global, device, arguments),
     }
 }
 
-/// Median seconds of `repeats` runs after `warmup` uncounted ones.
-fn median_seconds(warmup: usize, repeats: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+/// Median seconds of `repeats` runs after `warmup` uncounted ones, each until the device is done.
+fn median_seconds(
+    device: &impl Backend,
+    warmup: usize,
+    repeats: usize,
+    mut work: impl FnMut() -> Result<()>,
+) -> Result<f64> {
     for _ in 0..warmup {
         work()?;
     }
+    device.synchronize()?;
     let mut times = Vec::with_capacity(repeats);
     for _ in 0..repeats {
         let start = Instant::now();
         work()?;
+        device.synchronize()?;
         times.push(start.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);

@@ -2,11 +2,12 @@
 
 use super::{median_seconds, peak_rss_mb, status_kib};
 use crate::cli::Global;
-use crate::device::{Cpu, DType, Tensor};
+use crate::device::{DType, Tensor};
 use crate::experiment::token_kl;
 use crate::generate::{Engine, Request};
 use crate::model::transformer::{Batch, Keep};
 use crate::model::{Config, Transformer, flops};
+use crate::ops::Ops;
 use crate::ops::sampling::SamplingParams;
 use crate::rng::Philox;
 use crate::train::trainer::Group;
@@ -71,11 +72,11 @@ fn random_ids(config: &Config, rows: usize, length: usize) -> Vec<Vec<u32>> {
     (0..rows).map(|_| (0..length).map(|_| rng.below(config.vocab_size) as u32).collect()).collect()
 }
 
-pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result<()> {
+pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> Result<()> {
     if arguments.repeats == 0 {
         return Err(Error::Usage("--repeats must be at least 1".into()));
     }
-    let isa = device.isa();
+    let isa = device.arithmetic();
     let model = Transformer::load(device, &arguments.model, global.dtype.dtype())?;
     let dtype = match model.parameters.embed_tokens.dtype() {
         DType::F32 => "f32",
@@ -95,8 +96,9 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
         );
     }
     println!(
-        "safedepth-{},cpu,{isa},{dtype},{},{},{},{median:.4},{:.1},{:.1},{:.0},{:.0}",
+        "safedepth-{},{},{isa},{dtype},{},{},{},{median:.4},{:.1},{:.1},{:.0},{:.0}",
         env!("CARGO_PKG_VERSION"),
+        D::NAME,
         rayon::current_num_threads(),
         arguments.model.canonicalize().unwrap_or_default().file_name().unwrap_or_default().to_string_lossy(),
         arguments.workload.name(),
@@ -108,18 +110,18 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
     Ok(())
 }
 
-fn prefill(model: &Transformer<Cpu>, warmup: usize, repeats: usize) -> Result<(f64, usize, f64)> {
+fn prefill<D: Ops>(model: &Transformer<D>, warmup: usize, repeats: usize) -> Result<(f64, usize, f64)> {
     let ids = random_ids(&model.config, 1, 512);
-    let median = median_seconds(warmup, repeats, || {
+    let median = median_seconds(&model.device, warmup, repeats, || {
         let batch = Batch::new(&model.device, &[&ids[0]])?;
         let (hidden, _) = model.forward(&batch, Keep::Nothing)?;
-        model.logits(&model.final_norm(&hidden, &vec![511], 1)?)?;
+        model.logits(&model.final_norm(&hidden, &model.device.indices(&[511])?, 1)?)?;
         Ok(())
     })?;
     Ok((median, 512, forward_flop(&model.config, causal(1, 512), 1)))
 }
 
-fn decode(model: &Transformer<Cpu>, warmup: usize, repeats: usize) -> Result<(f64, usize, f64)> {
+fn decode<D: Ops>(model: &Transformer<D>, warmup: usize, repeats: usize) -> Result<(f64, usize, f64)> {
     let (rows, prompt, new) = (16, 32, 64);
     let requests: Vec<Request> = random_ids(&model.config, rows, prompt)
         .into_iter()
@@ -135,20 +137,20 @@ fn decode(model: &Transformer<Cpu>, warmup: usize, repeats: usize) -> Result<(f6
             stop: Vec::new(),
         })
         .collect();
-    let median = median_seconds(warmup, repeats, || {
+    let median = median_seconds(&model.device, warmup, repeats, || {
         Engine::default().generate(model, &requests, |_| ())?;
         Ok(())
     })?;
     Ok((median, rows * new, forward_flop(&model.config, causal(rows, prompt + new - 1), rows * new)))
 }
 
-fn train(model: Transformer<Cpu>, warmup: usize, repeats: usize) -> Result<(f64, usize, f64)> {
-    let config = model.config.clone();
+fn train<D: Ops>(model: Transformer<D>, warmup: usize, repeats: usize) -> Result<(f64, usize, f64)> {
+    let (device, config) = (model.device.clone(), model.config.clone());
     let dtype = model.parameters.embed_tokens.dtype();
     let mut trainer = Trainer::new(model.into_owned(Some(dtype))?, Hyper::default())?;
     let examples: Vec<Example> =
         random_ids(&config, 4, 129).into_iter().map(|ids| Example::new(&ids[..1], &ids[1..])).collect();
-    let median = median_seconds(warmup, repeats, || {
+    let median = median_seconds(&device, warmup, repeats, || {
         let group = Group { examples: examples.iter().collect(), reference: Vec::new(), weight: 1.0 };
         trainer.step(&[group], Objective::Sft, examples.len(), 2e-5)?;
         Ok(())
@@ -156,7 +158,7 @@ fn train(model: Transformer<Cpu>, warmup: usize, repeats: usize) -> Result<(f64,
     Ok((median, 512, 3.0 * forward_flop(&config, causal(4, 128), 512)))
 }
 
-fn kl(model: Transformer<Cpu>, warmup: usize, repeats: usize) -> Result<(f64, usize, f64)> {
+fn kl<D: Ops>(model: Transformer<D>, warmup: usize, repeats: usize) -> Result<(f64, usize, f64)> {
     let mut other = model.try_clone()?;
     for (i, parameter) in other.parameters.iter_mut().enumerate() {
         let mut values = parameter.to_vec(&model.device)?;
@@ -167,7 +169,7 @@ fn kl(model: Transformer<Cpu>, warmup: usize, repeats: usize) -> Result<(f64, us
     // One token of prompt; the next after the last is scored too, so that every position counts.
     let ids = random_ids(&model.config, 8, 257);
     let pairs: Vec<(&[u32], &[u32], &[u32])> = ids.iter().map(|ids| (&ids[..1], &ids[..1], &ids[1..])).collect();
-    let median = median_seconds(warmup, repeats, || {
+    let median = median_seconds(&model.device, warmup, repeats, || {
         token_kl::per_token(&model, &other, &pairs, |_| ())?;
         Ok(())
     })?;

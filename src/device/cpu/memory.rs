@@ -3,8 +3,12 @@
 use crate::device::{DType, MappedSlice};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+
+/// Elements that a task copies.
+const PART: usize = 64 * 1024;
 
 /// Freed vectors by length, so that a steady state allocates nothing.
 ///
@@ -254,6 +258,10 @@ impl Buffer {
     pub(super) fn copy_from(&mut self, source: View<'_>) {
         match (self.dtype, source) {
             _ if self.len == 0 => assert!(source.is_empty(), "as many values as elements"),
+            (DType::F32, View::F32(values)) => {
+                let parts = self.f32_mut().par_chunks_mut(PART).zip(values.par_chunks(PART));
+                parts.for_each(|(target, source)| target.copy_from_slice(source));
+            }
             (DType::F32, _) => source.widen(self.f32_mut()),
             (_, View::F32(values)) => self.write(values),
             (DType::BF16, View::BF16(values)) => self.bits_mut().copy_from_slice(bytemuck::cast_slice(values)),

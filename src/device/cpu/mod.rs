@@ -50,9 +50,18 @@ impl Default for Cpu {
 impl Backend for Cpu {
     type Buffer = Buffer;
     type Indices = Vec<u32>;
+    const NAME: &str = "cpu";
 
     fn describe(&self) -> String {
         format!("cpu ({}, {} threads)", self.isa, rayon::current_num_threads())
+    }
+
+    fn arithmetic(&self) -> String {
+        self.isa.to_string()
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
     }
 
     fn alloc(&self, dtype: DType, len: usize) -> Result<Buffer> {

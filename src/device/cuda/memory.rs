@@ -3,7 +3,7 @@
 use super::Cuda;
 use super::failure::{Task, at, device_error};
 use crate::Result;
-use crate::device::DType;
+use crate::device::{Backend, DType};
 use cudarc::driver::{result, sys};
 use std::collections::BTreeMap;
 use std::sync::Mutex;

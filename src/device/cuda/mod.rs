@@ -74,14 +74,6 @@ impl Cuda {
         self.shared.stream.cu_stream()
     }
 
-    /// Waits for all work; the first thing that went wrong since the last wait is an error here.
-    pub fn synchronize(&self) -> Result<()> {
-        self.bind()?;
-        // SAFETY: the stream lives as long as the device.
-        unsafe { result::stream::synchronize(self.stream()) }
-            .map_err(|error| device_error(self, at("finish its work"), error))
-    }
-
     /// Free bytes and all bytes of the device's memory; what the pool keeps counts as used.
     pub fn memory_info(&self) -> (usize, usize) {
         self.bind().ok().and_then(|()| result::mem_get_info().ok()).unwrap_or_default()
@@ -114,10 +106,22 @@ pub fn by_dtype(dtype: DType, [f32, bf16, f16]: [&'static str; 3]) -> &'static s
 impl Backend for Cuda {
     type Buffer = Buffer;
     type Indices = Indices;
+    const NAME: &str = "cuda";
 
     fn describe(&self) -> String {
         let (major, minor) = (self.shared.driver / 1000, self.shared.driver % 1000 / 10);
         format!("{}, driver for CUDA {major}.{minor}", self.shared.title)
+    }
+
+    fn arithmetic(&self) -> String {
+        format!("sm_{}", self.shared.limits.architecture)
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the stream lives as long as the device.
+        unsafe { result::stream::synchronize(self.stream()) }
+            .map_err(|error| device_error(self, at("finish its work"), error))
     }
 
     fn alloc(&self, dtype: DType, len: usize) -> Result<Buffer> {

@@ -83,8 +83,16 @@ fn accumulate(tile: &mut Tile) {
     let Tile { sum, planes, count, together } = tile;
     // Eight rows at a time stay in registers.
     for half in 0..2 {
-        let mut rows: [Row; 8] = [sum[8 * half], sum[8 * half + 1], sum[8 * half + 2], sum[8 * half + 3],
-            sum[8 * half + 4], sum[8 * half + 5], sum[8 * half + 6], sum[8 * half + 7]];
+        let mut rows: [Row; 8] = [
+            sum[8 * half],
+            sum[8 * half + 1],
+            sum[8 * half + 2],
+            sum[8 * half + 3],
+            sum[8 * half + 4],
+            sum[8 * half + 5],
+            sum[8 * half + 6],
+            sum[8 * half + 7],
+        ];
         for group in planes[..*count].chunks_exact(*together) {
             for t in 0..4 {
                 for plane in group {

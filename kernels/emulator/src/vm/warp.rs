@@ -9,8 +9,8 @@ use super::launch::Launch;
 use super::{ALL, Lanes, WideLanes, alu, collective, exchange, memory, print, vector};
 use crate::ptx::decode::{Constant, MaskKind};
 use crate::ptx::op::{NONE, Op, Slot};
-use crate::ptx::watch::{Origin, Watch};
 use crate::ptx::types::Class;
+use crate::ptx::watch::{Origin, Watch};
 use crate::race::report::Kind;
 
 #[derive(Clone, Copy, Debug)]
