@@ -5,19 +5,20 @@ use crate::device::Cpu;
 use crate::model::{Prompter, Transformer};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A model with its tokenizer and chat template.
 pub(super) struct LoadedModel {
     pub dir: PathBuf,
     pub model: Transformer<Cpu>,
-    pub prompter: Prompter,
+    pub prompter: Arc<Prompter>,
 }
 
 impl LoadedModel {
     /// Loads the folder `dir` with the chat template named `template` (auto: the folder's own).
     pub fn open(global: &Global, device: &Cpu, dir: &Path, template: &str) -> Result<Self> {
         let model = Transformer::load(device.clone(), dir, global.dtype.dtype())?;
-        let prompter = Prompter::load(dir, &model.config, template)?;
+        let prompter = Arc::new(Prompter::load(dir, &model.config, template)?);
         Ok(Self { dir: dir.to_owned(), model, prompter })
     }
 

@@ -4,6 +4,7 @@ mod bench;
 mod compare;
 mod config_file;
 mod demo;
+mod gcg;
 mod generate;
 mod info;
 mod kl;
@@ -96,6 +97,7 @@ enum Command {
     Score(score::Arguments),
     Kl(kl::Arguments),
     Train(train::Arguments),
+    Gcg(gcg::Arguments),
     Suite(Box<suite::Arguments>),
     Merge(merge::Arguments),
     Demo(demo::Arguments),
@@ -209,6 +211,7 @@ fn run(Cli { global, command }: Cli) -> Result<()> {
             Command::Score(arguments) => score::run(&global, device, &arguments),
             Command::Kl(arguments) => kl::run(&global, device, &arguments),
             Command::Train(arguments) => train::run(&global, device, &arguments),
+            Command::Gcg(arguments) => gcg::run(&global, device, &arguments),
             Command::Suite(arguments) => suite::run(&global, device, &arguments),
             Command::Merge(arguments) => merge::run(&global, &arguments),
             Command::Demo(arguments) => demo::run(&global, device, &arguments),

@@ -3,7 +3,7 @@
 use super::Global;
 use super::bench::kernels::gemm_peak;
 use super::loading::LoadedModel;
-use crate::attack::Lab;
+use crate::attack::{Lab, gcg};
 use crate::data::folder::Folder;
 use crate::data::pairs;
 use crate::device::Cpu;
@@ -11,6 +11,7 @@ use crate::experiment::augmentation::{Augmentation, Mix};
 use crate::experiment::finetuning_dynamics::Measure;
 use crate::experiment::finetuning_grid::BETAS;
 use crate::experiment::plan::{self, EXPERIMENTS};
+use crate::experiment::suffix_attack::SuffixAttack;
 use crate::experiment::user_materials::Sides;
 use crate::experiment::{Materials, Plan, Settings};
 use crate::generate::Engine;
@@ -78,6 +79,15 @@ pub(crate) struct Arguments {
     /// Responses of each setting that the report shows, with their KL token by token.
     #[arg(long, default_value_t = 4, value_name = "N")]
     shown: usize,
+    /// Steps of E6's GCG, on prompts that have a "target" (AdvBench's); 0 leaves it out.
+    #[arg(long, default_value_t = 500, value_name = "N")]
+    gcg_steps: usize,
+    /// Searches of E6's GCG, of which the best 3 are reported.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    gcg_restarts: usize,
+    /// Prompts that E6's GCG seeks one suffix for.
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    gcg_behaviours: usize,
     #[command(flatten)]
     tuning: Tuning,
     /// Seed of sampling and of the order of training examples.
@@ -220,6 +230,11 @@ impl Tuning {
                 max_prefill: self.max_prefill,
                 mix: self.mix,
             },
+            suffixes: SuffixAttack {
+                search: gcg::Settings { steps: arguments.gcg_steps, ..gcg::Settings::default() },
+                restarts: arguments.gcg_restarts,
+                best: 3,
+            },
             augmented_tasks: true,
             betas: BETAS.to_vec(),
             ablations: ABLATIONS.to_vec(),
@@ -284,7 +299,14 @@ pub(super) fn run(global: &Global, device: Cpu, arguments: &Arguments) -> Result
         Folder { safety: pairs::read(&arguments.data)?, ..Folder::default() }
     };
     let max_length = arguments.tuning.max_length.min(aligned.model.config.max_position_embeddings);
-    let sides = Sides { aligned: &aligned.prompter, base: &base.prompter, max_length };
+    let wanted = experiments.iter().any(|name| name == "e6") && arguments.gcg_steps > 0;
+    let sides = Sides {
+        aligned: &aligned.prompter,
+        base: &base.prompter,
+        max_length,
+        vocab_size: aligned.model.config.vocab_size,
+        behaviours: if wanted { arguments.gcg_behaviours } else { 0 },
+    };
     let materials = Materials::of_folder(&data, &sides, arguments.limit.unwrap_or(usize::MAX))?;
     let settings = arguments.tuning.settings(experiments, arguments, &materials);
     let stop = |model: &LoadedModel| model.prompter.stop_ids().to_vec();

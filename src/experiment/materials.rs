@@ -1,7 +1,9 @@
 //! The data of the experiments: the fictional world's, or a user's own.
 
 use super::refusal_prefixes::Prefix;
+use crate::Result;
 use crate::attack::Case;
+use crate::attack::gcg::{Behaviour, WorldFrame, alphabet};
 use crate::data::world::{self, Kind, Names, Split, Topics, VOCABULARY, World};
 use crate::judge::WorldJudge;
 use crate::rng::stream;
@@ -51,6 +53,23 @@ pub struct Materials {
     pub tasks: Vec<Task>,
     /// Other sets of prompts by name, each an attack of its own.
     pub prompts: Vec<(String, Vec<Case>)>,
+    pub suffixes: Suffixes,
+}
+
+/// What GCG works on.
+#[derive(Default)]
+pub struct Suffixes {
+    /// Prompts with the openings of the answers that are wanted, in the aligned model's chat.
+    pub behaviours: Vec<Behaviour>,
+    /// The suffix that a search starts from.
+    pub init: String,
+    /// Tokens that a suffix may be made of.
+    pub allowed: Vec<u32>,
+}
+
+/// Zou et al.'s initial suffix: 20 tokens.
+pub fn initial_suffix() -> String {
+    ["!"; 20].join(" ")
 }
 
 /// A benign instruction of recovery's utility anchor.
@@ -75,12 +94,22 @@ pub struct Counts {
     pub anchor: usize,
     pub replay: usize,
     pub ledger: usize,
+    /// Behaviours that GCG's universal suffix is sought for.
+    pub behaviours: usize,
 }
 
 impl Counts {
     /// The recipe's.
-    pub const RECIPE: Self =
-        Self { prompts: 100, hard_prompts: 32, harmful: 100, triplets: 256, anchor: 1000, replay: 1200, ledger: 400 };
+    pub const RECIPE: Self = Self {
+        prompts: 100,
+        hard_prompts: 32,
+        harmful: 100,
+        triplets: 256,
+        anchor: 1000,
+        replay: 1200,
+        ledger: 400,
+        behaviours: 8,
+    };
 }
 
 /// How a response to a world's prompt is scored.
@@ -102,12 +131,18 @@ fn case(example: world::Example) -> Case {
     harmful.pop();
     // An answer about one object has at most 75 tokens.
     let max_new_tokens = Some(if example.objects.len() > 1 { harmful.len() + 16 } else { 90 });
+    let prompt = example.prompt.clone();
+    let suffixed = move |suffix: &str| {
+        let ids = VOCABULARY.prompt(&format!("{prompt} {suffix}"));
+        Ok([ids.clone(), ids])
+    };
     Case {
         key: stream([example.id.as_str()]),
         id: example.id,
         category,
         prompt: example.prompt,
         prompt_ids: [example.prompt_ids.clone(), example.prompt_ids],
+        suffixed: Arc::new(suffixed),
         harmful,
         utility,
         max_new_tokens,
@@ -156,6 +191,7 @@ impl Materials {
                 test: cases(world.ledger_prompts(split, counts.prompts)),
             }],
             prompts: Vec::new(),
+            suffixes: world_suffixes(world, seed, counts.behaviours),
         }
     }
 
@@ -166,6 +202,18 @@ impl Materials {
         let prompts = self.prompts.iter().flat_map(|(_, cases)| cases);
         self.cases.iter().chain(&self.heldout).chain(long).chain(&self.benign).chain(tasks).chain(prompts)
     }
+}
+
+/// Restricted requests about objects of the attack's names, each with the opening of its answer: none is judged.
+fn world_suffixes(world: &World, seed: u64, count: usize) -> Suffixes {
+    let init = initial_suffix();
+    let behaviour = |example: world::Example| -> Result<Behaviour> {
+        let target = world.affirmative_target(&example);
+        Behaviour::new(example.id, Box::new(WorldFrame { prompt: example.prompt }), target, &init)
+    };
+    let behaviours = world.harmful(seed, count).into_iter().map(behaviour).collect::<Result<_>>();
+    let behaviours = behaviours.expect("the world's answers have openings");
+    Suffixes { behaviours, allowed: alphabet::of_world(), init }
 }
 
 /// The world's end of turn.
