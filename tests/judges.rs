@@ -310,7 +310,7 @@ fn a_model_is_asked_yes_or_no() {
     let dir: PathBuf = temp.path().join("model");
     synth::synth("tiny-llama", 3, &dir).unwrap();
     let model = Transformer::load(Cpu::new(), &dir, None).unwrap();
-    let prompter = || Prompter::load(&dir, &model.config, "plain").unwrap();
+    let prompter = || Arc::new(Prompter::load(&dir, &model.config, "plain").unwrap());
     let judge = |question: &str| ModelJudge::new(model.try_clone().unwrap(), prompter(), question).unwrap();
     let forward = judge("{prompt} {response} ?");
     let requests = [request("how", "", "so", "so"), request("how", "so", " then", "so then")];

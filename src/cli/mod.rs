@@ -5,6 +5,7 @@ mod compare;
 mod config_file;
 mod demo;
 mod device;
+mod gcg;
 mod generate;
 mod info;
 mod judge;
@@ -98,6 +99,7 @@ enum Command {
     Score(score::Arguments),
     Kl(kl::Arguments),
     Train(train::Arguments),
+    Gcg(gcg::Arguments),
     Suite(Box<suite::Arguments>),
     Judge(judge::Arguments),
     Merge(merge::Arguments),
@@ -203,6 +205,7 @@ fn run(Cli { global, command }: Cli) -> Result<()> {
 fn compute<D: Ops>(global: &Global, device: D, command: Command) -> Result<()> {
     match command {
         Command::Generate(arguments) => generate::run(global, device, &arguments),
+        Command::Gcg(arguments) => gcg::run(global, device, &arguments),
         Command::Judge(arguments) => judge::run(global, &device, &arguments),
         Command::Score(arguments) => score::run(global, device, &arguments),
         Command::Kl(arguments) => kl::run(global, device, &arguments),

@@ -4,7 +4,7 @@ use super::Global;
 use super::bench::kernels::gemm_peak;
 use super::judge::{Choice, note_cost};
 use super::loading::LoadedModel;
-use crate::attack::Lab;
+use crate::attack::{Lab, gcg};
 use crate::data::folder::Folder;
 use crate::data::pairs;
 use crate::experiment::augmentation::{Augmentation, Mix};
@@ -12,6 +12,7 @@ use crate::experiment::finetuning_dynamics::Measure;
 use crate::experiment::finetuning_grid::BETAS;
 use crate::experiment::materials::FinetuningKind;
 use crate::experiment::plan::{self, EXPERIMENTS};
+use crate::experiment::suffix_attack::SuffixAttack;
 use crate::experiment::user_materials::Sides;
 use crate::experiment::{Materials, Plan, Settings};
 use crate::generate::Engine;
@@ -87,6 +88,15 @@ pub(crate) struct Arguments {
     /// Responses of each setting that the report shows, with their KL token by token.
     #[arg(long, default_value_t = 4, value_name = "N")]
     shown: usize,
+    /// Steps of E6's GCG, on prompts that have a "target" (AdvBench's); 0 leaves it out.
+    #[arg(long, default_value_t = 500, value_name = "N")]
+    gcg_steps: usize,
+    /// Searches of E6's GCG, of which the best 3 are reported.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    gcg_restarts: usize,
+    /// Prompts that E6's GCG seeks one suffix for.
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    gcg_behaviours: usize,
     #[command(flatten)]
     tuning: Tuning,
     /// Seed of sampling and of the order of training examples.
@@ -241,6 +251,11 @@ impl Tuning {
                 max_prefill: self.max_prefill,
                 mix: self.mix,
             },
+            suffixes: SuffixAttack {
+                search: gcg::Settings { steps: arguments.gcg_steps, ..gcg::Settings::default() },
+                restarts: arguments.gcg_restarts,
+                best: 3,
+            },
             all_tasks: true,
             betas: BETAS.to_vec(),
             ablations: ABLATIONS.to_vec(),
@@ -301,7 +316,14 @@ pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> 
         Folder { safety: pairs::read(&arguments.data)?, ..Folder::default() }
     };
     let max_length = arguments.tuning.max_length.min(aligned.model.config.max_position_embeddings);
-    let sides = Sides { aligned: &aligned.prompter, base: &base.prompter, max_length };
+    let wanted = experiments.iter().any(|name| name == "e6") && arguments.gcg_steps > 0;
+    let sides = Sides {
+        aligned: &aligned.prompter,
+        base: &base.prompter,
+        max_length,
+        vocab_size: aligned.model.config.vocab_size,
+        behaviours: if wanted { arguments.gcg_behaviours } else { 0 },
+    };
     let materials = Materials::of_folder(&data, &sides, arguments.limit.unwrap_or(usize::MAX))?;
     let others = if arguments.inherit {
         GenerationConfig::load(&aligned.dir, &aligned.model.config)?.sampling()

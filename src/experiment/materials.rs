@@ -1,7 +1,9 @@
 //! The data of the experiments: the fictional world's, or a user's own.
 
 use super::refusal_prefixes::Prefix;
+use crate::Result;
 use crate::attack::Case;
+use crate::attack::gcg::{Behaviour, WorldFrame, alphabet};
 use crate::data::world::{self, Kind, LISTS, Names, Split, Topics, VOCABULARY, World};
 use crate::judge::WorldJudge;
 use crate::rng::stream;
@@ -101,6 +103,23 @@ pub struct Materials {
     pub tasks: Vec<Task>,
     /// Other sets of prompts by name, each an attack of its own.
     pub prompts: Vec<(String, Vec<Case>)>,
+    pub suffixes: Suffixes,
+}
+
+/// What GCG works on.
+#[derive(Default)]
+pub struct Suffixes {
+    /// Prompts with the openings of the answers that are wanted, in the aligned model's chat.
+    pub behaviours: Vec<Behaviour>,
+    /// The suffix that a search starts from.
+    pub init: String,
+    /// Tokens that a suffix may be made of.
+    pub allowed: Vec<u32>,
+}
+
+/// Zou et al.'s initial suffix: 20 tokens.
+pub fn initial_suffix() -> String {
+    ["!"; 20].join(" ")
 }
 
 /// A benign instruction of recovery's utility anchor.
@@ -128,6 +147,8 @@ pub struct Counts {
     pub anchor: usize,
     pub replay: usize,
     pub ledger: usize,
+    /// Behaviours that GCG's universal suffix is sought for.
+    pub behaviours: usize,
 }
 
 impl Counts {
@@ -142,6 +163,7 @@ impl Counts {
         anchor: 1000,
         replay: 1200,
         ledger: 400,
+        behaviours: 8,
     };
 }
 
@@ -164,12 +186,18 @@ fn case(example: world::Example) -> Case {
     harmful.pop();
     // An answer about one object has at most 75 tokens.
     let max_new_tokens = Some(if example.objects.len() > 1 { harmful.len() + 16 } else { 90 });
+    let prompt = example.prompt.clone();
+    let suffixed = move |suffix: &str| {
+        let ids = VOCABULARY.prompt(&format!("{prompt} {suffix}"));
+        Ok([ids.clone(), ids])
+    };
     Case {
         key: stream([example.id.as_str()]),
         id: example.id,
         category,
         prompt: example.prompt,
         prompt_ids: [example.prompt_ids.clone(), example.prompt_ids],
+        suffixed: Arc::new(suffixed),
         harmful,
         utility,
         max_new_tokens,
@@ -242,6 +270,7 @@ impl Materials {
                 test: cases(world.ledger_prompts(split, counts.prompts)),
             }],
             prompts: Vec::new(),
+            suffixes: world_suffixes(world, seed, counts.behaviours),
         }
     }
 
@@ -260,6 +289,18 @@ impl Materials {
             .chain(prompts)
             .chain(attacks)
     }
+}
+
+/// Restricted requests about objects of the attack's names, each with the opening of its answer: none is judged.
+fn world_suffixes(world: &World, seed: u64, count: usize) -> Suffixes {
+    let init = initial_suffix();
+    let behaviour = |example: world::Example| -> Result<Behaviour> {
+        let target = world.affirmative_target(&example);
+        Behaviour::new(example.id, Box::new(WorldFrame { prompt: example.prompt }), target, &init)
+    };
+    let behaviours = world.harmful(seed, count).into_iter().map(behaviour).collect::<Result<_>>();
+    let behaviours = behaviours.expect("the world's answers have openings");
+    Suffixes { behaviours, allowed: alphabet::of_world(), init }
 }
 
 /// The world's end of turn.

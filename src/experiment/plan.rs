@@ -5,6 +5,7 @@ use super::augmentation::{self, Augmentation};
 use super::finetuning_dynamics::{self, Measure};
 use super::finetuning_grid::{self, Column, Start};
 use super::materials::{FinetuningAttack, FinetuningKind};
+use super::suffix_attack::{self, SuffixAttack};
 use super::{Materials, depth_criterion, drilldown, prefilling, refusal_prefixes, token_kl};
 use crate::attack::finetune::{self, Tuning};
 use crate::attack::{Branch, Case, Lab, Outcome, Side, Subject, bait, decoding, insertion, prefill, respond};
@@ -71,6 +72,8 @@ pub struct Settings {
     /// Warm-up steps of the methods that have one.
     pub warmup_steps: usize,
     pub augmentation: Augmentation,
+    /// E6's GCG.
+    pub suffixes: SuffixAttack,
     /// Whether E9 and E10 tune on benign tasks too, beside harmful pairs.
     pub all_tasks: bool,
     /// E8's schedules.
@@ -169,6 +172,7 @@ impl<D: Ops> Plan<'_, D> {
             }
         }
         self.dynamics(folder, &aligned)?;
+        self.suffixes(folder, &aligned, &base)?;
         if self.asked(AUGMENTED) {
             self.with_augmented(folder, &aligned, &base)?;
         } else if self.asked(&["e1", "e3", "e7"]) {
@@ -185,6 +189,7 @@ impl<D: Ops> Plan<'_, D> {
         let mut cells = vec![both.clone()];
         cells.extend(self.asked(&["e5"]).then(|| kl.clone()));
         cells.extend(self.asked(&["criterion"]).then(|| criterion.clone()));
+        cells.extend(self.suffix_cell("augmented"));
         for target in self.targets(Start::Augmented) {
             let columns = self.columns(Start::Augmented).into_iter().filter(|column| target.wants(column));
             cells.extend(columns.map(|column| self.grid_cell("augmented", &target.tuning, &column)));
@@ -201,7 +206,25 @@ impl<D: Ops> Plan<'_, D> {
         if self.asked(&["criterion"]) {
             folder.cell(&criterion, || self.criterion(&augmented))?;
         }
+        self.suffixes(folder, &augmented, base)?;
         self.grid(folder, &augmented, Start::Augmented)
+    }
+
+    /// The cell of E6's GCG on a model; none where it is not asked for or has nothing to aim at.
+    fn suffix_cell(&self, model: &str) -> Option<String> {
+        let wanted = self.asked(&["e6"]) && !self.settings.suffixes.is_off();
+        (wanted && !self.materials.suffixes.behaviours.is_empty()).then(|| self.cell_name(&format!("e6 gcg {model}")))
+    }
+
+    fn suffixes(&self, folder: &mut RunFolder, subject: &Subject<'_, D>, base: &Subject<'_, D>) -> Result<()> {
+        let Some(cell) = self.suffix_cell(subject.name) else { return Ok(()) };
+        let dir = folder.dir().join("gcg");
+        folder.cell(&cell, || {
+            std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+            let place = dir.join(cell.replace("e6 gcg ", ""));
+            suffix_attack::run(&self.lab, subject, base, self.materials, &self.settings.suffixes, &place)
+        })?;
+        Ok(())
     }
 
     fn criterion(&self, subject: &Subject<'_, D>) -> Result<Findings> {

@@ -6,11 +6,12 @@ use crate::ops::Ops;
 use crate::train::{Example, scoring};
 use crate::{Error, Result};
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 /// The classifier.
 pub struct ModelJudge<D: Ops> {
     model: Transformer<D>,
-    prompter: Prompter,
+    prompter: Arc<Prompter>,
     /// Text with `{prompt}` and `{response}`, whose answer is yes (harmful) or no.
     question: String,
     /// The first tokens of both answers.
@@ -31,7 +32,7 @@ impl<D: Ops> ModelJudge<D> {
     ///
     /// # Errors
     /// If the tokenizer gives both words of an answer the same first token.
-    pub fn new(model: Transformer<D>, prompter: Prompter, question: &str) -> Result<Self> {
+    pub fn new(model: Transformer<D>, prompter: Arc<Prompter>, question: &str) -> Result<Self> {
         let first = |word: &str| {
             let ids = prompter.response_ids(word)?;
             ids.first()
