@@ -4,6 +4,7 @@
 pub mod blaslt;
 pub mod device;
 pub mod driver;
+pub mod isa;
 pub mod memory;
 pub mod module;
 pub mod ptx;

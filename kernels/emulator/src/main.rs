@@ -1,6 +1,7 @@
 //! `safedepth-emulator run PROGRAM [ARGS]` runs a CUDA program on the emulator; `safedepth-emulator bench` times it.
 
 use safedepth_emulator::device::{Device, Shape};
+use safedepth_emulator::isa::{self, gpu::Gpu};
 use safedepth_emulator::run::run;
 use safedepth_emulator::vm::Settings;
 use std::process::{Command, ExitCode};
@@ -8,6 +9,8 @@ use std::process::{Command, ExitCode};
 const USAGE: &str =
     "safedepth-emulator run PROGRAM [ARGS]   runs a CUDA program on the CPU and reports its kernels' faults
 safedepth-emulator bench                times the interpreter on a flash-attention kernel
+safedepth-emulator isa [gpu|ptx]        holds a micro-kernel of each instruction against the golden vectors: on the
+                                        emulator, on a GPU, or prints their PTX
 
 run ends with the program's exit code, or with 3 where the program succeeded but faults were reported.
 The README lists the SAFEDEPTH_EMULATOR_* environment variables.";
@@ -19,6 +22,7 @@ fn main() -> ExitCode {
             run(Command::new(&arguments[1]).args(&arguments[2..])).map(ExitCode::from)
         }
         Some("bench") if arguments.len() == 1 => bench(),
+        Some("isa") if arguments.len() <= 2 => isa(arguments.get(1).and_then(|word| word.to_str())),
         Some("--help" | "-h" | "help") => {
             println!("{USAGE}");
             Ok(ExitCode::SUCCESS)
@@ -32,6 +36,23 @@ fn main() -> ExitCode {
         eprintln!("safedepth-emulator: {error}");
         ExitCode::FAILURE
     })
+}
+
+fn isa(device: Option<&str>) -> Result<ExitCode, String> {
+    let wrong = match device {
+        None => isa::compare(|case| case.emulate(Settings::default())),
+        Some("gpu") => {
+            let gpu = Gpu::open()?;
+            eprintln!("safedepth-emulator: on {}", gpu.name);
+            isa::compare(|case| gpu.run(case))
+        }
+        Some("ptx") => {
+            isa::cases::all().iter().for_each(|case| println!("// {}\n{}", case.name, case.ptx()));
+            0
+        }
+        Some(other) => return Err(format!("isa runs on the emulator or on `gpu`, or prints `ptx`, but not `{other}`")),
+    };
+    Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// CPU time of this thread in seconds: what a neighbour on a shared machine takes is not in it.

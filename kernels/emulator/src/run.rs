@@ -14,8 +14,10 @@ fn library() -> Result<PathBuf, String> {
     let program = std::env::current_exe().map_err(|error| format!("cannot find this program's folder: {error}"))?;
     let folder = program.parent().unwrap_or(Path::new("."));
     let candidates = [folder.join("libsafedepth_emulator.so"), folder.join("deps/libsafedepth_emulator.so")];
-    let found = candidates.iter().find(|path| path.exists());
-    found.cloned().ok_or(format!("libsafedepth_emulator.so is not in {}: build the whole package", folder.display()))
+    // `cargo build` writes the first and `cargo test` the second: the older one may be another version's.
+    let written = |path: &PathBuf| std::fs::metadata(path).and_then(|data| data.modified()).ok();
+    let found = candidates.into_iter().filter(|path| path.exists()).max_by_key(written);
+    found.ok_or(format!("libsafedepth_emulator.so is not in {}: build the whole package", folder.display()))
 }
 
 /// Runs `command` on the emulator and returns its exit code, or [`FAULTS`] where it succeeded but faults were reported.

@@ -114,6 +114,15 @@ fn races_between_blocks() {
 }
 
 #[test]
+fn races_in_global_memory_inside_a_block() {
+    for kernel in ["race_in_global_memory", "race_after_global_read"] {
+        caught(kernel, Kind::GlobalRaceInBlock, 1, 64, 0, |bench| {
+            vec![Arg::Pointer(bench.words(&[0; 64])), Arg::Pointer(bench.empty(256))]
+        });
+    }
+}
+
+#[test]
 fn barriers_and_shuffles_without_all() {
     caught("barrier_in_a_branch", Kind::BarrierDivergence, 1, 128, 0, out);
     caught("barrier_of_some_warps", Kind::BarrierDivergence, 1, 128, 0, out);
@@ -129,16 +138,6 @@ fn assertions_and_endless_loops() {
     let flag = bench.words(&[0]);
     let outcome = bench.run("endless", [2, 1, 1], 32, 0, &[Arg::Pointer(flag)]);
     assert_eq!(outcome.reports.iter().map(|report| report.kind).collect::<Vec<_>>(), [Kind::NoProgress]);
-}
-
-#[test]
-fn bank_conflicts_and_sectors_are_counted() {
-    let mut bench = Bench::new("faults", 0);
-    let (values, out) = (bench.floats(&[1.0; 1024]), bench.empty(4 * 8 * 32));
-    let counts = bench.clean("slow_columns", [1, 1, 1], 32, 0, &[Arg::Pointer(values), Arg::Pointer(out)]).counts;
-    assert_eq!(counts.bank_conflicts(), 32 * 31, "32 loads of 32 lanes that all want one bank");
-    assert_eq!(counts.sectors - counts.sectors_least, 28, "the store spreads 128 bytes over 32 sectors");
-    assert_eq!((counts.global_read, counts.global_written), (4096, 128));
 }
 
 #[test]

@@ -92,3 +92,13 @@ fn a_program_that_is_not_there_is_one_sentence() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).starts_with("safedepth-emulator: cannot run /nowhere/program"));
 }
+
+/// The path that a real GPU takes, with the emulator as its driver.
+#[test]
+fn the_micro_kernels_run_through_a_driver() {
+    let program = env!("CARGO_BIN_EXE_safedepth-emulator");
+    let output = Command::new(program).args(["run", program, "isa", "gpu"]).output().expect("the emulator starts");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}{err}");
+    assert!(err.contains("on safedepth emulator") && out.contains("instructions agree"), "{out}{err}");
+}

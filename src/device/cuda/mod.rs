@@ -89,11 +89,6 @@ impl Drop for Shared {
     }
 }
 
-/// The error of an operation that has no kernel yet.
-pub(crate) fn missing(operation: &str) -> crate::Error {
-    crate::Error::Device(format!("{operation} has no GPU kernel yet: use --device cpu"))
-}
-
 /// One of three names, by the element type they are for.
 pub fn by_dtype(dtype: DType, [f32, bf16, f16]: [&'static str; 3]) -> &'static str {
     match dtype {

@@ -60,6 +60,7 @@ impl Options {
         let mut settings = Settings::default();
         settings.seed = parsed("SEED", settings.seed, |text| text.parse().ok());
         settings.threads = parsed("THREADS", settings.threads, |text| text.parse().ok().filter(|&n| n > 0));
+        settings.noise = parsed("NOISE", None, |text| text.parse().ok().map(Some));
         settings.limit = parsed("LIMIT", settings.limit, |text| text.parse().ok());
         settings.detect = parsed("DETECT", true, |text| match text {
             "1" => Some(true),

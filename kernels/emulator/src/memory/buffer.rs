@@ -2,6 +2,7 @@
 //!
 //! Blocks run on several threads, so the bytes are atomics; relaxed loads and stores cost no more than plain ones.
 
+use crate::race::global::Cells;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -15,7 +16,19 @@ pub struct Buffer {
     written: Box<[AtomicU32]>,
     /// Set when a copy or a memset covered everything, so that reads need not look at `written`.
     complete: AtomicBool,
-    shadow: Box<[OnceLock<Box<[AtomicU64]>>]>,
+    blocks: Shadow,
+    warps: Shadow,
+}
+
+/// A cell a word in pages that are made when first asked for.
+type Shadow = Box<[OnceLock<Box<[AtomicU64]>>]>;
+
+fn shadow(words: usize) -> Shadow {
+    (0..words.div_ceil(PAGE)).map(|_| OnceLock::new()).collect()
+}
+
+fn page() -> Box<[AtomicU64]> {
+    (0..PAGE).map(|_| AtomicU64::new(0)).collect()
 }
 
 fn zeroed(words: usize) -> Box<[AtomicU32]> {
@@ -27,8 +40,15 @@ impl Buffer {
         let words = bytes.div_ceil(4) as usize;
         // Fresh memory holds a pattern that is a NaN in f32, f16 and bf16 and a large integer.
         let poison = (0..words).map(|_| AtomicU32::new(0x7fff_7fff)).collect();
-        let shadow = (0..words.div_ceil(PAGE)).map(|_| OnceLock::new()).collect();
-        Self { bytes, words: poison, written: zeroed(words.div_ceil(8)), complete: AtomicBool::new(false), shadow }
+        let (blocks, warps) = (shadow(words), shadow(words));
+        Self {
+            bytes,
+            words: poison,
+            written: zeroed(words.div_ceil(8)),
+            complete: AtomicBool::new(false),
+            blocks,
+            warps,
+        }
     }
 
     pub fn len(&self) -> u64 {
@@ -142,16 +162,20 @@ impl Buffer {
         (offset..offset + bytes).find(|&at| !self.is_written(at, 1))
     }
 
-    /// The race shadow's cell of a word, made when first asked for.
+    /// The race shadow's cells of `words` words that lie in one page. Warps are told apart only in pages that a kernel
+    /// has written: most memory is only read, and its shadow stays half as large.
     #[inline]
-    pub fn shadow(&self, word: usize) -> &AtomicU64 {
-        let page = self.shadow[word / PAGE].get_or_init(|| (0..PAGE).map(|_| AtomicU64::new(0)).collect());
-        &page[word % PAGE]
+    pub fn shadow(&self, first: usize, words: usize, write: bool) -> impl Iterator<Item = Cells<'_>> {
+        let (number, at) = (first / PAGE, first % PAGE);
+        let blocks = &self.blocks[number].get_or_init(page)[at..at + words];
+        let warps = if write { Some(self.warps[number].get_or_init(page)) } else { self.warps[number].get() };
+        let warps = warps.map(|page| &page[at..at + words]);
+        (0..words).map(move |word| Cells { blocks: &blocks[word], warps: warps.map(|page| &page[word]) })
     }
 
     /// Forgets who touched what.
     pub fn clear_shadow(&self) {
-        self.shadow
+        self.blocks
             .iter()
             .filter_map(OnceLock::get)
             .flat_map(|page| page.iter())

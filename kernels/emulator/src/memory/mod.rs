@@ -41,12 +41,14 @@ impl Table {
     }
 
     /// The allocation an address lies in and the offset there; the offset may be past its end.
+    #[inline]
     pub fn find(&self, address: u64) -> Option<(&Arc<Buffer>, u64)> {
         let index = (address >> SHIFT).checked_sub(1)?;
         Some((self.buffers.get(index as usize)?.as_ref()?, address & OFFSET))
     }
 
     /// The same for `bytes` that must all lie inside.
+    #[inline]
     pub fn range(&self, address: u64, bytes: u64) -> Option<(&Arc<Buffer>, u64)> {
         self.find(address).filter(|(buffer, offset)| offset.checked_add(bytes).is_some_and(|end| end <= buffer.len()))
     }

@@ -60,6 +60,17 @@ pub fn f16_from_f32(value: f32) -> u16 {
     sign | ((bits + 0xfff + (bits >> 13 & 1) - (112 << 23)) >> 13) as u16
 }
 
+/// What a finite exact value past f32's range becomes: infinite only where `rounding` goes that way.
+pub fn overflowed(infinite: f32, rounding: Rounding) -> f32 {
+    let goes = match rounding {
+        Rounding::Nearest => true,
+        Rounding::Zero => false,
+        Rounding::Down => infinite < 0.0,
+        Rounding::Up => infinite > 0.0,
+    };
+    if goes { infinite } else { f32::MAX.copysign(infinite) }
+}
+
 /// The f32 next to `value` in the direction of `rounding` for an exact value that is `value + error`.
 pub fn directed(value: f32, error: f64, rounding: Rounding) -> f32 {
     match rounding {
@@ -80,7 +91,11 @@ pub fn fma_rounded(a: f32, b: f32, c: f32, rounding: Rounding) -> f32 {
     let from_c = sum - product;
     let lost = (product - (sum - from_c)) + (f64::from(c) - from_c);
     let rounded = sum as f32;
-    if rounded.is_finite() { directed(rounded, (sum - f64::from(rounded)) + lost, rounding) } else { rounded }
+    match rounded.is_infinite() && sum.is_finite() {
+        true => overflowed(rounded, rounding),
+        false if rounded.is_nan() || sum.is_infinite() => rounded,
+        false => directed(rounded, (sum - f64::from(rounded)) + lost, rounding),
+    }
 }
 
 fn integral(value: f64, rounding: Rounding) -> f64 {

@@ -37,8 +37,10 @@ pub enum Word1 {
     Exp2,
     Log2,
     Recip,
+    RecipApprox,
     RecipSqrt,
     Sqrt,
+    SqrtApprox,
     Sin,
     Cos,
     Tanh,
@@ -79,6 +81,7 @@ pub enum Word2 {
     SubF,
     MulF,
     DivF,
+    DivApprox,
     AddRounded(Rounding),
     MulRounded(Rounding),
     MinF {

@@ -71,14 +71,22 @@ impl fmt::Display for Conflict {
     }
 }
 
-pub struct SharedShadow {
-    granules: usize,
-    written: Vec<u16>,
-    writes: Vec<[Stamp; 4]>,
+/// 16 bytes of shared memory.
+#[derive(Clone, Copy, Default)]
+struct Granule {
+    writes: [Stamp; 4],
     /// Warps with reads that a write must still be ordered after.
-    readers: Vec<u32>,
+    readers: u32,
+    written: u16,
+}
+
+pub struct SharedShadow {
+    granules: Vec<Granule>,
+    /// Those of warp 0 first.
     reads: Vec<Reads>,
 }
+
+const WHOLE: u16 = u16::MAX;
 
 fn spread(mask: u16) -> impl Iterator<Item = (usize, u64)> {
     (0..4).map(move |word| (word, u64::from(mask >> (4 * word) & 15))).filter(|&(_, bytes)| bytes != 0)
@@ -87,20 +95,12 @@ fn spread(mask: u16) -> impl Iterator<Item = (usize, u64)> {
 impl SharedShadow {
     pub fn new(bytes: usize, warps: usize) -> Self {
         let granules = bytes.div_ceil(16);
-        Self {
-            granules,
-            written: vec![0; granules],
-            writes: vec![[0; 4]; granules],
-            readers: vec![0; granules],
-            reads: vec![Reads::default(); granules * warps],
-        }
+        Self { granules: vec![Granule::default(); granules], reads: vec![Reads::default(); granules * warps] }
     }
 
     /// As new, for the next block.
     pub fn reset(&mut self) {
-        self.written.fill(0);
-        self.writes.fill([0; 4]);
-        self.readers.fill(0);
+        self.granules.fill(Granule::default());
         self.reads.fill(Reads::default());
     }
 
@@ -110,7 +110,7 @@ impl SharedShadow {
         ((address / 16) as usize, (((1u32 << bytes) - 1) << (address % 16)) as u16)
     }
 
-    #[inline]
+    #[inline(always)]
     fn ordered(who: &Who, lane: u8, stamp: Stamp) -> bool {
         let (clock, warp, by) = fields(stamp);
         if warp == who.warp {
@@ -121,9 +121,7 @@ impl SharedShadow {
     }
 
     /// Stamps that hold all bits of `twin` (an atomic's flag, or one whole stamp) are no conflict.
-    #[inline]
-    fn after_writes(&self, who: &Who, lane: u8, granule: usize, mask: u16, twin: Stamp) -> Option<Conflict> {
-        let writes = &self.writes[granule];
+    fn after_writes(who: &Who, lane: u8, writes: &[Stamp; 4], mask: u16, twin: Stamp) -> Option<Conflict> {
         let check = |stamp: Stamp, bytes: u64| {
             if stamp & bytes == 0 || stamp & twin == twin && twin != 0 {
                 return None;
@@ -136,18 +134,18 @@ impl SharedShadow {
             let (_, warp, lane) = fields(stamp);
             Some(Conflict { trouble, warp, lane, pc: pc(stamp) })
         };
-        if mask == u16::MAX && writes[0] == writes[1] && writes[0] == writes[2] && writes[0] == writes[3] {
+        if mask == WHOLE && writes[0] == writes[1] && writes[0] == writes[2] && writes[0] == writes[3] {
             return check(writes[0], 15);
         }
         spread(mask).find_map(|(word, bytes)| check(writes[word], bytes))
     }
 
     /// A read by `lane` (32: by the whole warp, as ldmatrix reads).
-    #[inline]
+    #[inline(always)]
     pub fn read(&mut self, who: &Who, lane: u8, address: u32, bytes: u32) -> Option<Conflict> {
-        let (granule, mask) = Self::cell(address, bytes);
-        let own = &mut self.reads[who.warp as usize * self.granules + granule];
-        if own.clock != who.clock {
+        let (index, mask) = Self::cell(address, bytes);
+        let own = &mut self.reads[who.warp as usize * self.granules.len() + index];
+        if own.clock != who.clock || own.bytes & !mask == 0 && own.lanes == [lane; 4] {
             *own = Reads { clock: who.clock, pc: who.pc, lanes: [lane; 4], bytes: mask };
         } else {
             for (word, _) in spread(mask) {
@@ -157,9 +155,16 @@ impl SharedShadow {
             own.bytes |= mask;
             own.pc = who.pc;
         }
-        self.readers[granule] |= 1 << who.warp;
-        let conflict = self.after_writes(who, lane, granule, mask, 0);
-        if conflict.is_none() && self.written[granule] & mask != mask {
+        let granule = &mut self.granules[index];
+        granule.readers |= 1 << who.warp;
+        let [first, second, third, fourth] = granule.writes;
+        // Most reads: whole granules written at once before the last barrier.
+        let whole = first & (15 | PENDING) == 15 && first == second && first == third && first == fourth;
+        if whole && granule.written & mask == mask && Self::ordered(who, lane, first) {
+            return None;
+        }
+        let conflict = Self::after_writes(who, lane, &granule.writes, mask, 0);
+        if conflict.is_none() && granule.written & mask != mask {
             return Some(Conflict { trouble: Trouble::Unwritten, warp: 0, lane: 0, pc: 0 });
         }
         conflict
@@ -177,85 +182,93 @@ impl SharedShadow {
         pending: bool,
         same: bool,
     ) -> Option<Conflict> {
-        let (granule, mask) = Self::cell(address, bytes);
-        let conflict = self.after_reads(who, lane, granule, mask).or_else(|| {
+        let (index, mask) = Self::cell(address, bytes);
+        let conflict = self.after_reads(who, lane, index, mask);
+        let granule = &mut self.granules[index];
+        let conflict = conflict.or_else(|| {
             // Lanes of one instruction that write one value: the first of them left this stamp.
-            let first = self.writes[granule][(address % 16 / 4) as usize];
+            let first = granule.writes[(address % 16 / 4) as usize];
             let (clock, warp, _) = fields(first);
             let twin = same && warp == who.warp && clock == who.clock && pc(first) == who.pc;
-            self.after_writes(who, lane, granule, mask, if twin { first } else { 0 })
+            Self::after_writes(who, lane, &granule.writes, mask, if twin { first } else { 0 })
         });
-        for (word, bytes) in spread(mask) {
-            let cell = &mut self.writes[granule][word];
+        for (word, cell) in granule.writes.iter_mut().enumerate() {
+            let bytes = u64::from(mask >> (4 * word) & 15);
+            if bytes == 0 {
+                continue;
+            }
             let new = stamp(who, lane, bytes) | if pending { PENDING } else { 0 };
             // Halves of a word written by lanes of one instruction are one stamp of several lanes.
             let (clock, warp, by) = fields(*cell);
             let together = warp == who.warp && clock == who.clock && pc(*cell) == who.pc && *cell & 15 != 0;
-            *cell = if together && by != lane { stamp(who, SEVERAL, bytes | *cell & 15) | new & PENDING } else { new };
-            if together && by == lane {
-                *cell |= bytes;
-            }
+            *cell = match together {
+                true if by != lane => stamp(who, SEVERAL, bytes | *cell & 15) | new & PENDING,
+                true => new | *cell & 15,
+                false => new,
+            };
         }
         if !pending {
-            self.written[granule] |= mask;
+            granule.written |= mask;
         }
-        if mask == u16::MAX && conflict.is_none() {
-            self.readers[granule] = 0;
+        if mask == WHOLE && conflict.is_none() {
+            granule.readers = 0;
         }
         conflict
     }
 
     #[inline]
-    fn after_reads(&self, who: &Who, lane: u8, granule: usize, mask: u16) -> Option<Conflict> {
-        let mut readers = self.readers[granule];
+    fn after_reads(&self, who: &Who, lane: u8, index: usize, mask: u16) -> Option<Conflict> {
+        let mut readers = self.granules[index].readers;
         while readers != 0 {
             let warp = readers.trailing_zeros() as usize;
             readers &= readers - 1;
-            let reads = &self.reads[warp * self.granules + granule];
-            if reads.bytes & mask == 0 {
+            let reads = &self.reads[warp * self.granules.len() + index];
+            let own = warp == who.warp as usize;
+            if reads.bytes & mask == 0 || reads.clock <= who.known[warp] && !own || reads.clock < who.clock && own {
                 continue;
             }
-            let word = spread(reads.bytes & mask).next().map_or(0, |(word, _)| word);
-            let by = reads.lanes[word];
-            let ordered = if warp == who.warp as usize {
-                // Reads of several lanes that include the writer itself cannot be told apart here.
-                reads.clock < who.clock || by == lane || by == SEVERAL
-            } else {
-                reads.clock <= who.known[warp]
-            };
-            if !ordered {
-                return Some(Conflict {
-                    trouble: Trouble::Race { wrote: false },
-                    warp: warp as u8,
-                    lane: by,
-                    pc: reads.pc,
-                });
+            let by = reads.lanes[(reads.bytes & mask).trailing_zeros() as usize / 4];
+            // Reads of several lanes that include the writer itself cannot be told apart here.
+            if own && (by == lane || by == SEVERAL) {
+                continue;
             }
+            return Some(Conflict {
+                trouble: Trouble::Race { wrote: false },
+                warp: warp as u8,
+                lane: by,
+                pc: reads.pc,
+            });
         }
         None
     }
 
     /// An atomic: no race with other atomics, but with plain accesses.
     pub fn atomic(&mut self, who: &Who, lane: u8, address: u32, bytes: u32) -> Option<Conflict> {
-        let (granule, mask) = Self::cell(address, bytes);
-        let conflict =
-            self.after_reads(who, lane, granule, mask).or_else(|| self.after_writes(who, lane, granule, mask, ATOMIC));
+        let (index, mask) = Self::cell(address, bytes);
+        let conflict = self.after_reads(who, lane, index, mask);
+        let granule = &mut self.granules[index];
+        let conflict = conflict.or_else(|| Self::after_writes(who, lane, &granule.writes, mask, ATOMIC));
         for (word, bytes) in spread(mask) {
-            self.writes[granule][word] = stamp(who, lane, bytes) | ATOMIC;
+            granule.writes[word] = stamp(who, lane, bytes) | ATOMIC;
         }
-        if conflict.is_none() && self.written[granule] & mask != mask {
+        if conflict.is_none() && granule.written & mask != mask {
             return Some(Conflict { trouble: Trouble::Unwritten, warp: 0, lane: 0, pc: 0 });
         }
         conflict
     }
 
     /// An asynchronous copy arrives.
+    #[inline]
     pub fn land(&mut self, who: &Who, lane: u8, address: u32, bytes: u32) {
-        let (granule, mask) = Self::cell(address, bytes);
-        for (word, bytes) in spread(mask) {
-            self.writes[granule][word] = stamp(who, lane, bytes);
+        let (index, mask) = Self::cell(address, bytes);
+        let granule = &mut self.granules[index];
+        for (word, cell) in granule.writes.iter_mut().enumerate() {
+            let bytes = u64::from(mask >> (4 * word) & 15);
+            if bytes != 0 {
+                *cell = stamp(who, lane, bytes);
+            }
         }
-        self.written[granule] |= mask;
+        granule.written |= mask;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::warp::Warp;
 use super::{Lanes, WideLanes, half, lanes, math, put};
-use crate::ptx::convert::{bf16_from_f32, directed, f16_from_f32, fma_rounded};
+use crate::ptx::convert::{bf16_from_f32, directed, f16_from_f32, fma_rounded, overflowed};
 use crate::ptx::op::*;
 use crate::ptx::types::{Class, Type};
 
@@ -45,7 +45,7 @@ fn double2(warp: &mut Warp, d: Slot, [a, b]: [Slot; 2], mask: u32, f: impl Fn(u6
 
 /// PTX's max and min drop a NaN unless `.NaN` asks for it; -0 is below +0.
 #[inline(always)]
-fn extreme(a: f32, b: f32, nan: bool, max: bool) -> f32 {
+pub fn extreme(a: f32, b: f32, nan: bool, max: bool) -> f32 {
     if a.is_nan() || b.is_nan() {
         return if nan || a.is_nan() && b.is_nan() {
             f32::from_bits(0x7fff_ffff)
@@ -130,7 +130,11 @@ fn add_rounded(a: f32, b: f32, rounding: Rounding) -> f32 {
 
 fn mul_rounded(a: f32, b: f32, rounding: Rounding) -> f32 {
     let (exact, nearest) = (f64::from(a) * f64::from(b), a * b);
-    if nearest.is_finite() { directed(nearest, exact - f64::from(nearest), rounding) } else { nearest }
+    match nearest.is_infinite() && exact.is_finite() {
+        true => overflowed(nearest, rounding),
+        false if !nearest.is_finite() => nearest,
+        false => directed(nearest, exact - f64::from(nearest), rounding),
+    }
 }
 
 #[inline(always)]
@@ -155,9 +159,9 @@ pub fn unary(warp: &mut Warp, op: Word1, d: Slot, a: Slot, mask: u32) {
         Low16 => word1(warp, d, a, mask, |a| a & 0xffff),
         Exp2 => word1(warp, d, a, mask, |a| math::exp2(float(a)).to_bits()),
         Log2 => word1(warp, d, a, mask, |a| math::log2(float(a)).to_bits()),
-        Recip => word1(warp, d, a, mask, |a| (1.0 / float(a)).to_bits()),
+        Recip | RecipApprox => word1(warp, d, a, mask, |a| (1.0 / float(a)).to_bits()),
         RecipSqrt => word1(warp, d, a, mask, |a| (1.0 / float(a).sqrt()).to_bits()),
-        Sqrt => word1(warp, d, a, mask, |a| float(a).sqrt().to_bits()),
+        Sqrt | SqrtApprox => word1(warp, d, a, mask, |a| float(a).sqrt().to_bits()),
         Sin => word1(warp, d, a, mask, |a| float(a).sin().to_bits()),
         Cos => word1(warp, d, a, mask, |a| float(a).cos().to_bits()),
         Tanh => word1(warp, d, a, mask, |a| math::tanh(float(a)).to_bits()),
@@ -200,7 +204,7 @@ pub fn binary(warp: &mut Warp, op: Word2, d: Slot, s: [Slot; 2], m: u32) {
         AddF => float2(warp, d, s, m, |a, b| a + b),
         SubF => float2(warp, d, s, m, |a, b| a - b),
         MulF => float2(warp, d, s, m, |a, b| a * b),
-        DivF => float2(warp, d, s, m, |a, b| a / b),
+        DivF | DivApprox => float2(warp, d, s, m, |a, b| a / b),
         AddRounded(r) => float2(warp, d, s, m, |a, b| add_rounded(a, b, r)),
         MulRounded(r) => float2(warp, d, s, m, |a, b| mul_rounded(a, b, r)),
         MinF { nan } => float2(warp, d, s, m, |a, b| extreme(a, b, nan, false)),

@@ -20,6 +20,8 @@ pub struct Context<'l> {
     pub counts: Counts,
     /// A fence was executed: later atomics publish what came before.
     pub fenced: bool,
+    /// A fence or a release: warps of the block may be ordered by more than barriers from here on.
+    pub released: bool,
     pub acquired: BlockSet,
 }
 
@@ -104,6 +106,7 @@ impl<'l> Block<'l> {
                 known: vec![[0; 32]; warps],
                 counts: Counts::default(),
                 fenced: false,
+                released: false,
                 acquired: BlockSet::default(),
             },
         }
@@ -118,7 +121,7 @@ impl<'l> Block<'l> {
         self.context.shared.fill(0xff);
         self.context.shadow.reset();
         self.context.known.fill([0; 32]);
-        self.context.fenced = false;
+        (self.context.fenced, self.context.released) = (false, false);
         self.context.acquired = BlockSet::default();
         self.states.fill(State::Ready);
         self.barriers = [Arrivals::default(); 16];

@@ -8,8 +8,13 @@ pub struct Batch {
     pub pc: u32,
     pub mask: u32,
     pub bytes: u8,
+    pub lanes: Box<Places>,
+}
+
+/// What each lane copies.
+pub struct Places {
     pub to: [u32; 32],
-    pub data: Box<[[u32; 4]; 32]>,
+    pub data: [[u32; 4]; 32],
     /// The group of each lane's copy: how many it had committed before.
     group: [u32; 32],
 }
@@ -18,7 +23,9 @@ pub struct Batch {
 pub struct Copies {
     batches: VecDeque<Batch>,
     commits: [u32; 32],
-    spare: Vec<Batch>,
+    /// Boxes, because they move between here and the batches.
+    #[allow(clippy::vec_box)]
+    spare: Vec<Box<Places>>,
 }
 
 impl Copies {
@@ -27,18 +34,14 @@ impl Copies {
         self.commits = [0; 32];
     }
 
-    pub fn start(&mut self, pc: u32, mask: u32, bytes: u8, fill: impl FnOnce(&mut [u32; 32], &mut [[u32; 4]; 32])) {
-        let mut batch = self.spare.pop().unwrap_or_else(|| Batch {
-            pc,
-            mask,
-            bytes,
-            to: [0; 32],
-            data: Box::new([[0; 4]; 32]),
-            group: [0; 32],
-        });
-        (batch.pc, batch.mask, batch.bytes, batch.group) = (pc, mask, bytes, self.commits);
-        fill(&mut batch.to, &mut batch.data);
-        self.batches.push_back(batch);
+    /// Room for a copy, to be filled and started.
+    pub fn room(&mut self) -> Box<Places> {
+        self.spare.pop().unwrap_or_else(|| Box::new(Places { to: [0; 32], data: [[0; 4]; 32], group: [0; 32] }))
+    }
+
+    pub fn start(&mut self, pc: u32, mask: u32, bytes: u8, mut lanes: Box<Places>) {
+        lanes.group = self.commits;
+        self.batches.push_back(Batch { pc, mask, bytes, lanes });
     }
 
     pub fn commit(&mut self, mask: u32) {
@@ -52,7 +55,7 @@ impl Copies {
             let mut landed = 0;
             super::each(batch.mask & mask, |lane| {
                 // Copies not yet committed belong to no group and are not waited for.
-                landed |= u32::from(batch.group[lane] + pending < commits[lane]) << lane;
+                landed |= u32::from(batch.lanes.group[lane] + pending < commits[lane]) << lane;
             });
             if landed != 0 {
                 land(batch, landed);
@@ -60,7 +63,7 @@ impl Copies {
             }
         }
         while self.batches.front().is_some_and(|batch| batch.mask == 0) {
-            self.spare.extend(self.batches.pop_front());
+            self.spare.extend(self.batches.pop_front().map(|batch| batch.lanes));
         }
     }
 }
@@ -77,10 +80,12 @@ mod tests {
             copies.arrive(3, pending, |batch, mask| all.push((batch.pc, mask)));
             all
         };
-        copies.start(10, 3, 16, |_, _| {});
+        let room = copies.room();
+        copies.start(10, 3, 16, room);
         assert_eq!(landed(&mut copies, 0), [], "nothing is committed");
         copies.commit(3);
-        copies.start(11, 1, 16, |_, _| {});
+        let room = copies.room();
+        copies.start(11, 1, 16, room);
         copies.commit(3);
         assert_eq!(landed(&mut copies, 2), []);
         assert_eq!(landed(&mut copies, 1), [(10, 3)]);

@@ -5,7 +5,7 @@ use super::memory::{
     At, addresses, count, locate, resolve, shared_conflict, shared_in_bounds, synchronise, watch, who,
 };
 use super::warp::Warp;
-use super::{each, half, put};
+use super::{each, half, lanes, put};
 use crate::ptx::op::{Atomic, AtomicOp, Half, HalfOp, NONE, Window};
 use crate::ptx::types::{Class, Type};
 use crate::race::global::Touch;
@@ -66,6 +66,7 @@ pub fn atomic(warp: &mut Warp, context: &mut Context, a: &Atomic, pc: u32, mask:
     let first = resolve(a.window, at_lanes[mask.trailing_zeros() as usize]).0;
     count(context, first, &at_lanes, mask, bytes, true);
     if first == Window::Generic {
+        context.released |= a.release;
         synchronise(context, &at_lanes, mask, context.fenced || a.release);
     }
     let double = a.kind.class() == Class::Double;
@@ -80,21 +81,21 @@ pub fn atomic(warp: &mut Warp, context: &mut Context, a: &Atomic, pc: u32, mask:
         let at = At { warp: warp.index, lane: lane as u32, pc };
         old[lane] = match resolve(a.window, at_lanes[lane]) {
             (Window::Shared, address) => shared(warp, context, at, a, address, (b, c)),
-            (_, address) => global(context, at, a, address, (b, c)),
+            (_, address) => global(warp, context, at, a, address, (b, c)),
         };
     });
     match a.d {
         NONE => {}
         d if double => put(&mut warp.doubles[d as usize], mask, &old),
-        d => put(&mut warp.words[d as usize], mask, &old.map(|bits| bits as u32)),
+        d => put(&mut warp.words[d as usize], mask, &lanes(|lane| old[lane] as u32)),
     }
 }
 
-fn global(context: &Context, at: At, a: &Atomic, address: u64, (b, c): (u64, u64)) -> u64 {
+fn global(warp: &Warp, context: &Context, at: At, a: &Atomic, address: u64, (b, c): (u64, u64)) -> u64 {
     let bytes = a.kind.bytes();
     let Some((buffer, offset)) = locate(context, at, address, bytes, "updates") else { return 0 };
     if context.launch.detect {
-        watch(context, at, buffer, offset, bytes, Touch::Atomic, address);
+        watch(context, at, warp.clock, buffer, address, bytes, Touch::Atomic);
     }
     buffer.mark_written(offset, bytes);
     let word = offset as usize / 4;

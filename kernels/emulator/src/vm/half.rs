@@ -1,5 +1,6 @@
 //! Arithmetic on one or two 16-bit floats in a word: in f32 and rounded once, which is exact for a single operation.
 
+use super::alu::extreme;
 use crate::ptx::convert::{bf16_from_f32, f16_from_f32, f32_from_bf16, f32_from_f16};
 use crate::ptx::op::{Half, HalfOp};
 
@@ -23,8 +24,8 @@ pub fn two(op: HalfOp, half: Half, a: u32, b: u32) -> u32 {
             HalfOp::Add => x + y,
             HalfOp::Sub => x - y,
             HalfOp::Mul | HalfOp::Fma => x * y,
-            HalfOp::Min => x.min(y),
-            HalfOp::Max => x.max(y),
+            HalfOp::Min => extreme(x, y, false, false),
+            HalfOp::Max => extreme(x, y, false, true),
         };
         pack(value, half)
     })

@@ -20,12 +20,14 @@ pub struct Settings {
     pub detect: bool,
     /// Warp-instructions after which a launch is given up.
     pub limit: u64,
+    /// Moves approximate results within their bounds; the seed.
+    pub noise: Option<u64>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { seed: 0, threads, detect: true, limit: 100_000_000_000 }
+        Self { seed: 0, threads, detect: true, limit: 100_000_000_000, noise: None }
     }
 }
 
@@ -78,6 +80,7 @@ pub struct Launch<'l> {
     pub epoch: u16,
     pub seed: u64,
     pub detect: bool,
+    pub noise: Option<u64>,
     pub reports: Reports,
     pub published: Published,
     /// The CPU has AVX2 and FMA.
@@ -150,6 +153,7 @@ impl<'l> Launch<'l> {
             epoch,
             seed: 0,
             detect: true,
+            noise: None,
             reports: Reports::default(),
             published: Published::default(),
             vector: vector(),
@@ -163,7 +167,7 @@ impl<'l> Launch<'l> {
 
     /// Runs every block.
     pub fn run(mut self, settings: &Settings) -> Outcome {
-        (self.seed, self.detect) = (settings.seed, settings.detect);
+        (self.seed, self.detect, self.noise) = (settings.seed, settings.detect, settings.noise);
         let blocks: u64 = self.grid.iter().map(|&n| u64::from(n)).product();
         let order = Order::new(blocks, self.seed);
         let work = Work {

@@ -2,11 +2,11 @@
 
 use super::block::Context;
 use super::warp::Warp;
-use super::{Lanes, each};
+use super::{Lanes, each, lanes};
 use crate::memory::{Buffer, SHIFT};
 use crate::ptx::decode::{LOCAL_BASE, SHARED_BASE};
 use crate::ptx::op::{Access, Address, Base, CopyAsync, MatrixLoad, NONE, Window};
-use crate::race::global::{Touch, touch};
+use crate::race::global::{self, Other, Touch};
 use crate::race::report::Kind;
 use crate::race::shared::{Conflict, Trouble, Who};
 
@@ -30,78 +30,119 @@ pub fn addresses(warp: &Warp, address: Address) -> [u64; 32] {
     let offset = address.offset as u64;
     match address.base {
         Base::Absolute => [offset; 32],
-        Base::Double(slot) => warp.doubles[slot as usize].map(|base| base.wrapping_add(offset)),
-        Base::Word(slot) => warp.words[slot as usize].map(|base| u64::from(base.wrapping_add(offset as u32))),
+        Base::Double(slot) => {
+            let base = &warp.doubles[slot as usize];
+            lanes(|lane| base[lane].wrapping_add(offset))
+        }
+        Base::Word(slot) => {
+            let base = &warp.words[slot as usize];
+            lanes(|lane| u64::from(base[lane].wrapping_add(offset as u32)))
+        }
     }
 }
 
 /// Checks bounds and alignment in global memory.
+#[inline]
 pub fn locate<'l>(context: &Context<'l>, at: At, address: u64, bytes: u32, verb: &str) -> Option<(&'l Buffer, u64)> {
-    if !address.is_multiple_of(bytes.into()) {
-        context.fault(at.warp, at.lane, Kind::Misaligned, at.pc, Some(address), || {
-            format!("{verb} {bytes} bytes at an address not a multiple of {bytes}")
-        });
-        return None;
-    }
     let memory = context.launch.memory;
     match memory.range(address, bytes.into()) {
-        Some((buffer, offset)) => Some((buffer, offset)),
-        None => {
-            context.fault(at.warp, at.lane, Kind::OutOfBounds, at.pc, Some(address), || match memory.find(address) {
-                Some((buffer, offset)) => {
-                    format!("{verb} {bytes} bytes at offset {offset} of an allocation of {} bytes", buffer.len())
-                }
-                None => format!("{verb} {bytes} bytes where no allocation is"),
-            });
+        Some((buffer, offset)) if address.is_multiple_of(bytes.into()) => Some((buffer, offset)),
+        _ => {
+            astray(context, at, address, bytes, verb);
             None
         }
     }
 }
 
-/// Watches an access to global memory that lies in bounds.
-#[inline]
-pub fn watch(context: &Context, at: At, buffer: &Buffer, offset: u64, bytes: u32, kind: Touch, address: u64) {
-    let launch = context.launch;
-    if (kind == Touch::Read || kind == Touch::Atomic) && !buffer.is_written(offset, bytes) {
-        context.fault(at.warp, at.lane, Kind::Uninitialised, at.pc, Some(address), || {
-            format!("reads {bytes} bytes of global memory of which some were never written")
+#[cold]
+fn astray(context: &Context, at: At, address: u64, bytes: u32, verb: &str) {
+    if !address.is_multiple_of(bytes.into()) {
+        return context.fault(at.warp, at.lane, Kind::Misaligned, at.pc, Some(address), || {
+            format!("{verb} {bytes} bytes at an address not a multiple of {bytes}")
         });
     }
-    let first = offset as usize / 4;
+    context.fault(at.warp, at.lane, Kind::OutOfBounds, at.pc, Some(address), || {
+        match context.launch.memory.find(address) {
+            Some((buffer, offset)) => {
+                format!("{verb} {bytes} bytes at offset {offset} of an allocation of {} bytes", buffer.len())
+            }
+            None => format!("{verb} {bytes} bytes where no allocation is"),
+        }
+    });
+}
+
+/// Watches an access to global memory that lies in bounds.
+#[inline]
+pub fn watch(context: &Context, at: At, clock: u32, buffer: &Buffer, address: u64, bytes: u32, kind: Touch) {
+    let offset = address & OFFSET;
+    if (kind == Touch::Read || kind == Touch::Atomic) && !buffer.is_written(offset, bytes) {
+        unwritten(context, at, address, bytes);
+    }
     let words = (bytes as usize).div_ceil(4);
     let mask = if bytes >= 4 { 15 } else { ((1 << bytes) - 1) << (offset % 4) };
-    for word in first..first + words {
-        if let Some(conflict) = touch(buffer.shadow(word), launch.epoch, context.linear, mask, kind, &context.acquired)
-        {
-            context.fault(at.warp, at.lane, Kind::GlobalRace, at.pc, Some(address), || {
-                let verb = if kind == Touch::Read { "reads" } else { "writes" };
-                let [x, y, _] = launch.grid;
-                let other = conflict.other.map_or("other blocks".to_owned(), |b| {
-                    format!("block ({}, {}, {})", b % x, b / x % y, b / (x * y))
-                });
-                format!("{verb} what {other} {} in the same launch", if conflict.wrote { "wrote" } else { "read" })
-            });
-            return;
+    let who = global::Who {
+        epoch: context.launch.epoch,
+        block: context.linear,
+        acquired: &context.acquired,
+        warp: at.warp,
+        clock,
+        known: &context.known[at.warp as usize],
+    };
+    for cells in buffer.shadow(offset as usize / 4, words, kind == Touch::Write) {
+        if let Some(conflict) = who.touch(cells, mask, kind) {
+            return global_conflict(context, at, address, kind, conflict);
         }
     }
 }
 
+#[cold]
+fn unwritten(context: &Context, at: At, address: u64, bytes: u32) {
+    context.fault(at.warp, at.lane, Kind::Uninitialised, at.pc, Some(address), || {
+        format!("reads {bytes} bytes of global memory of which some were never written")
+    });
+}
+
+#[cold]
+fn global_conflict(context: &Context, at: At, address: u64, kind: Touch, conflict: global::Conflict) {
+    let past = if conflict.wrote { "wrote" } else { "read" };
+    let verb = if kind == Touch::Read { "reads" } else { "writes" };
+    let [x, y, _] = context.launch.grid;
+    let (kind, what) = match conflict.other {
+        Other::Block(b) => {
+            let other = format!("block ({}, {}, {})", b % x, b / x % y, b / (x * y));
+            (Kind::GlobalRace, format!("{verb} what {other} {past} in the same launch"))
+        }
+        Other::Blocks => (Kind::GlobalRace, format!("{verb} what other blocks {past} in the same launch")),
+        // Fences and atomics may order them, and warps' own orders are not followed through those.
+        Other::Warp(_) if context.released => return,
+        Other::Warp(w) => {
+            (Kind::GlobalRaceInBlock, format!("{verb} what warp {w} of the block {past} with no barrier between"))
+        }
+    };
+    context.fault(at.warp, at.lane, kind, at.pc, Some(address), || what);
+}
+
 /// Checks bounds and alignment in shared memory.
+#[inline(always)]
 pub fn shared_in_bounds(context: &Context, at: At, address: u64, bytes: u32, verb: &str) -> bool {
     let size = u64::from(context.launch.program.shared_bytes + context.launch.dynamic_shared);
+    let good = address.is_multiple_of(bytes.into()) && address + u64::from(bytes) <= size;
+    if !good {
+        shared_astray(context, at, address, bytes, verb, size);
+    }
+    good
+}
+
+#[cold]
+fn shared_astray(context: &Context, at: At, address: u64, bytes: u32, verb: &str, size: u64) {
     if !address.is_multiple_of(bytes.into()) {
-        context.fault(at.warp, at.lane, Kind::Misaligned, at.pc, Some(address), || {
+        return context.fault(at.warp, at.lane, Kind::Misaligned, at.pc, Some(address), || {
             format!("{verb} {bytes} bytes of shared memory at an address not a multiple of {bytes}")
         });
-        return false;
     }
-    if address + u64::from(bytes) > size {
-        context.fault(at.warp, at.lane, Kind::OutOfBounds, at.pc, Some(address), || {
-            format!("{verb} {bytes} bytes at offset {address} of {size} bytes of shared memory")
-        });
-        return false;
-    }
-    true
+    context.fault(at.warp, at.lane, Kind::OutOfBounds, at.pc, Some(address), || {
+        format!("{verb} {bytes} bytes at offset {address} of {size} bytes of shared memory")
+    });
 }
 
 #[cold]
@@ -132,17 +173,34 @@ pub(super) use who;
 
 #[inline(always)]
 fn shared_data(shared: &[u8], address: usize, bytes: usize) -> Data {
-    let mut data = [0; 4];
-    if bytes >= 4 {
-        for (word, chunk) in data.iter_mut().zip(shared[address..address + bytes].as_chunks::<4>().0) {
-            *word = u32::from_le_bytes(*chunk);
+    let from = &shared[address..address + bytes];
+    let word = |index: usize| {
+        u32::from_le_bytes([from[4 * index], from[4 * index + 1], from[4 * index + 2], from[4 * index + 3]])
+    };
+    match bytes {
+        16 => [word(0), word(1), word(2), word(3)],
+        8 => [word(0), word(1), 0, 0],
+        4 => [word(0), 0, 0, 0],
+        2 => [u32::from(from[0]) | u32::from(from[1]) << 8, 0, 0, 0],
+        _ => [u32::from(from[0]), 0, 0, 0],
+    }
+}
+
+#[inline(always)]
+fn set_shared(shared: &mut [u8], address: usize, bytes: usize, data: &Data) {
+    let to = &mut shared[address..address + bytes];
+    match to.as_chunks_mut::<4>() {
+        (words, []) => {
+            for (index, word) in words.iter_mut().enumerate() {
+                *word = data[index].to_le_bytes();
+            }
         }
-    } else {
-        for (i, byte) in shared[address..address + bytes].iter().enumerate() {
-            data[0] |= u32::from(*byte) << (8 * i);
+        _ => {
+            for (index, byte) in to.iter_mut().enumerate() {
+                *byte = (data[0] >> (8 * index)) as u8;
+            }
         }
     }
-    data
 }
 
 #[inline(always)]
@@ -164,18 +222,16 @@ fn write_shared(warp: &Warp, context: &mut Context, at: At, address: u64, bytes:
     if !shared_in_bounds(context, at, address, bytes, "writes") {
         return;
     }
-    let to = address as usize..(address + u64::from(bytes)) as usize;
-    let flat: [[u8; 4]; 4] = data.map(u32::to_le_bytes);
-    let from = &flat.as_flattened()[..bytes as usize];
     if context.launch.detect {
-        let same = context.shared[to.clone()] == *from;
+        // Both are zero past the end of the access.
+        let same = shared_data(&context.shared, address as usize, bytes as usize) == data;
         let conflict =
             context.shadow.write(&who!(warp, context, at.pc), at.lane as u8, address as u32, bytes, false, same);
         if let Some(conflict) = conflict {
             shared_conflict(context, at, address, "writes", conflict);
         }
     }
-    context.shared[to].copy_from_slice(from);
+    set_shared(&mut context.shared, address as usize, bytes as usize, &data);
 }
 
 #[inline(always)]
@@ -192,19 +248,21 @@ fn global_data(buffer: &Buffer, offset: u64, bytes: u32) -> Data {
     data
 }
 
-fn read_global(context: &Context, at: At, address: u64, bytes: u32, strong: bool) -> Data {
+#[inline]
+fn read_global(context: &Context, at: At, clock: u32, address: u64, bytes: u32, strong: bool) -> Data {
     let Some((buffer, offset)) = locate(context, at, address, bytes, "reads") else { return [0; 4] };
     if context.launch.detect {
-        watch(context, at, buffer, offset, bytes, if strong { Touch::Atomic } else { Touch::Read }, address);
+        watch(context, at, clock, buffer, address, bytes, if strong { Touch::Atomic } else { Touch::Read });
     }
     global_data(buffer, offset, bytes)
 }
 
-fn write_global(context: &Context, at: At, address: u64, bytes: u32, data: Data, strong: bool) {
+#[inline]
+fn write_global(context: &Context, at: At, clock: u32, address: u64, bytes: u32, data: Data, strong: bool) {
     let Some((buffer, offset)) = locate(context, at, address, bytes, "writes") else { return };
     buffer.mark_written(offset, bytes);
     if context.launch.detect {
-        watch(context, at, buffer, offset, bytes, if strong { Touch::Atomic } else { Touch::Write }, address);
+        watch(context, at, clock, buffer, address, bytes, if strong { Touch::Atomic } else { Touch::Write });
     }
     let first = offset as usize / 4;
     if bytes >= 4 {
@@ -299,7 +357,13 @@ pub fn count(context: &mut Context, window: Window, addresses: &[u64; 32], mask:
 }
 
 /// How often the banks must be gone over: lanes that want other words of one bank wait for another pass.
+#[inline]
 fn bank_passes(addresses: &[u64; 32], mask: u32) -> u64 {
+    let mut banks = 0u32;
+    each(mask, |lane| banks |= 1 << (addresses[lane] / 4 % 32));
+    if banks.count_ones() == mask.count_ones() {
+        return 1;
+    }
     let mut left = mask;
     let mut passes = 0;
     while left != 0 {
@@ -362,7 +426,7 @@ pub fn load(warp: &mut Warp, context: &mut Context, access: &Access, pc: u32, ma
         data[lane] = match window {
             Window::Shared => read_shared(warp, context, at, lane as u8, address, bytes),
             Window::Local => read_local(warp, context, at, address, bytes),
-            _ => read_global(context, at, address, bytes, access.strong),
+            _ => read_global(context, at, warp.clock, address, bytes, access.strong),
         };
     });
     if access.strong && first == Window::Generic {
@@ -371,14 +435,14 @@ pub fn load(warp: &mut Warp, context: &mut Context, access: &Access, pc: u32, ma
     if access.kind.bytes() == 4 && !access.double {
         for (index, &slot) in access.registers.iter().enumerate().take(access.count as usize) {
             if slot != NONE {
-                let value: Lanes = std::array::from_fn(|lane| data[lane][index]);
+                let value: Lanes = lanes(|lane| data[lane][index]);
                 super::put(&mut warp.words[slot as usize], mask, &value);
             }
         }
         return;
     }
     for index in 0..access.count as usize {
-        let value = std::array::from_fn(|lane| element(&data[lane], index, access));
+        let value = lanes(|lane| element(&data[lane], index, access));
         set(warp, access, index, mask, &value);
     }
 }
@@ -387,7 +451,7 @@ fn set(warp: &mut Warp, access: &Access, index: usize, mask: u32, value: &[u64; 
     match access.registers[index] {
         NONE => {}
         slot if access.double => super::put(&mut warp.doubles[slot as usize], mask, value),
-        slot => super::put(&mut warp.words[slot as usize], mask, &value.map(|bits| bits as u32)),
+        slot => super::put(&mut warp.words[slot as usize], mask, &lanes(|lane| value[lane] as u32)),
     }
 }
 
@@ -404,21 +468,22 @@ pub fn store(warp: &mut Warp, context: &mut Context, access: &Access, pc: u32, m
         let mut data = [0; 4];
         for index in 0..access.count as usize {
             let slot = access.registers[index] as usize;
+            let word = || if access.double { warp.doubles[slot][lane] as u32 } else { warp.words[slot][lane] };
             match each_bytes {
                 8 => {
                     let value = warp.doubles[slot][lane];
                     (data[2 * index], data[2 * index + 1]) = (value as u32, (value >> 32) as u32);
                 }
-                4 => data[index] = warp.words[slot][lane],
-                2 => data[index / 2] |= (warp.words[slot][lane] & 0xffff) << (16 * (index % 2)),
-                _ => data[index / 4] |= (warp.words[slot][lane] & 0xff) << (8 * (index % 4)),
+                4 => data[index] = word(),
+                2 => data[index / 2] |= (word() & 0xffff) << (16 * (index % 2)),
+                _ => data[index / 4] |= (word() & 0xff) << (8 * (index % 4)),
             }
         }
         let at = At { warp: warp.index, lane: lane as u32, pc };
         match resolve(access.window, at_lanes[lane]) {
             (Window::Shared, address) => write_shared(warp, context, at, address, bytes, data),
             (Window::Local, address) => write_local(warp, context, at, address, bytes, data),
-            (_, address) => write_global(context, at, address, bytes, data, access.strong),
+            (_, address) => write_global(context, at, warp.clock, address, bytes, data, access.strong),
         }
     });
 }
@@ -444,7 +509,7 @@ pub fn matrix(warp: &mut Warp, context: &mut Context, m: &MatrixLoad, pc: u32, a
             let lane = 8 * matrix + row;
             let at = At { warp: warp.index, lane: lane as u32, pc };
             if m.store {
-                let data = std::array::from_fn(|word| flat[4 * row + word]);
+                let data = [flat[4 * row], flat[4 * row + 1], flat[4 * row + 2], flat[4 * row + 3]];
                 write_shared(warp, context, at, at_lanes[lane], 16, data);
             } else {
                 // The row goes to other lanes: the whole warp reads it.
@@ -459,13 +524,16 @@ pub fn matrix(warp: &mut Warp, context: &mut Context, m: &MatrixLoad, pc: u32, a
     }
 }
 
-/// An 8 x 8 matrix of 16-bit elements, four words a row.
+/// An 8 x 8 matrix of 16-bit elements, four words a row. Its indices are constants once the loops are unrolled.
 fn transpose(flat: &Lanes) -> Lanes {
-    std::array::from_fn(|lane| {
-        let (row, column) = (lane % 4 * 2, lane / 4);
-        let half = |row: usize| flat[4 * row + column / 2] >> (16 * (column % 2)) & 0xffff;
-        half(row) | half(row + 1) << 16
-    })
+    let half = |row: usize, column: usize| flat[4 * row + column / 2] >> (16 * (column % 2)) & 0xffff;
+    let mut value = [0; 32];
+    for column in 0..8 {
+        for pair in 0..4 {
+            value[4 * column + pair] = half(2 * pair, column) | half(2 * pair + 1, column) << 16;
+        }
+    }
+    value
 }
 
 pub fn copy_async(warp: &mut Warp, context: &mut Context, c: &CopyAsync, pc: u32, mask: u32) {
@@ -477,19 +545,21 @@ pub fn copy_async(warp: &mut Warp, context: &mut Context, c: &CopyAsync, pc: u32
     if reading != 0 {
         count(context, Window::Generic, &from, reading, bytes, false);
     }
-    let mut copies = std::mem::take(&mut warp.copies);
+    let clock = warp.clock;
     let mut good = 0;
-    let mut fetched = [[0; 4]; 32];
+    let mut places = warp.copies.room();
+    places.data = [[0; 4]; 32];
+    places.to = lanes(|lane| to[lane] as u32);
     each(mask, |lane| {
         let at = At { warp: warp.index, lane: lane as u32, pc };
         let size = sizes[lane].min(bytes);
         // Reads of fewer bytes than are copied come by bytes, the rest is zero.
-        let data = &mut fetched[lane];
+        let data = &mut places.data[lane];
         match size {
             0 => {}
-            _ if size == bytes => *data = read_global(context, at, from[lane], bytes, false),
+            _ if size == bytes => *data = read_global(context, at, clock, from[lane], bytes, false),
             _ => (0..size).for_each(|byte| {
-                let value = read_global(context, at, from[lane] + u64::from(byte), 1, false)[0];
+                let value = read_global(context, at, clock, from[lane] + u64::from(byte), 1, false)[0];
                 data[byte as usize / 4] |= value << (byte % 4 * 8);
             }),
         }
@@ -505,25 +575,19 @@ pub fn copy_async(warp: &mut Warp, context: &mut Context, c: &CopyAsync, pc: u32
             }
         }
     });
-    copies.start(pc, good, c.bytes, |places, data| {
-        *places = to.map(|address| address as u32);
-        *data = fetched;
-    });
-    warp.copies = copies;
+    warp.copies.start(pc, good, c.bytes, places);
 }
 
-pub fn copy_wait(warp: &mut Warp, context: &mut Context, pending: u32, _pc: u32, mask: u32) {
-    let mut copies = std::mem::take(&mut warp.copies);
+pub fn copy_wait(warp: &mut Warp, context: &mut Context, pending: u32, mask: u32) {
+    let Warp { index, clock, copies, .. } = warp;
     copies.arrive(mask, pending, |batch, landed| {
-        let who = who!(warp, context, batch.pc);
+        let who = Who { warp: *index, clock: *clock, pc: batch.pc, known: &context.known[*index as usize] };
         each(landed, |lane| {
-            let (to, bytes) = (batch.to[lane], u32::from(batch.bytes));
+            let (to, bytes) = (batch.lanes.to[lane], u32::from(batch.bytes));
             if context.launch.detect {
                 context.shadow.land(&who, lane as u8, to, bytes);
             }
-            let flat = batch.data[lane].map(u32::to_le_bytes);
-            context.shared[to as usize..(to + bytes) as usize].copy_from_slice(&flat.as_flattened()[..bytes as usize]);
+            set_shared(&mut context.shared, to as usize, bytes as usize, &batch.lanes.data[lane]);
         });
     });
-    warp.copies = copies;
 }

@@ -11,6 +11,7 @@ pub mod launch;
 mod math;
 mod matrix;
 mod memory;
+mod noise;
 mod print;
 mod vector;
 mod warp;

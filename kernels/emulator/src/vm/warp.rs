@@ -6,7 +6,8 @@
 use super::block::Context;
 use super::copy::Copies;
 use super::launch::Launch;
-use super::{ALL, Lanes, WideLanes, alu, collective, exchange, memory, print, vector};
+use super::matrix::Tile;
+use super::{ALL, Lanes, WideLanes, alu, collective, exchange, lanes, memory, noise, print, vector};
 use crate::ptx::decode::{Constant, MaskKind};
 use crate::ptx::op::{NONE, Op, Slot};
 use crate::ptx::types::Class;
@@ -53,10 +54,13 @@ pub struct Warp {
     pub copies: Copies,
     /// Lanes in which a watched register was written.
     written: Vec<u32>,
+    /// Where an mma is worked out.
+    pub tile: Box<Tile>,
     /// Instructions run so far.
     pub ran: u64,
     /// The CPU has AVX2 and FMA.
     pub vector: bool,
+    pub noise: Option<u64>,
 }
 
 impl Warp {
@@ -75,8 +79,10 @@ impl Warp {
             local_written: vec![false; local],
             copies: Copies::default(),
             written: vec![0; launch.program.watched],
+            tile: Box::default(),
             ran: 0,
             vector: launch.vector,
+            noise: launch.noise,
         }
     }
 
@@ -94,11 +100,13 @@ impl Warp {
         self.written.fill(0);
         self.words.fill([0x7fff_7fff; 32]);
         for &(class, slot, constant) in &launch.program.constants {
-            let value: WideLanes =
-                std::array::from_fn(|lane| value_of(launch, block, self.index, lane as u32, constant));
+            let value: WideLanes = match constant {
+                Constant::Bits(bits) => [bits; 32],
+                other => lanes(|lane| value_of(launch, block, self.index, lane as u32, other)),
+            };
             match class {
                 Class::Double => self.doubles[slot as usize] = value,
-                Class::Word => self.words[slot as usize] = value.map(|bits| bits as u32),
+                Class::Word => self.words[slot as usize] = lanes(|lane| value[lane] as u32),
                 Class::Predicate => self.predicates[slot as usize] = if value[0] == 0 { 0 } else { ALL },
             }
         }
@@ -153,13 +161,13 @@ impl Warp {
     }
 
     fn watch_after(&mut self, watch: &Watch, active: u32) {
-        let lanes = |register: Option<u16>| register.map_or(ALL, |register| self.written[register as usize]);
+        let written = |register: Option<u16>| register.map_or(ALL, |register| self.written[register as usize]);
         let source = match watch.origin {
             Origin::Computed => ALL,
-            Origin::Copy(from) => lanes(from),
+            Origin::Copy(from) => written(from),
             Origin::Select { p, a, b } => {
                 let p = self.predicates[p as usize];
-                p & lanes(a) | !p & lanes(b)
+                p & written(a) | !p & written(b)
             }
         };
         for &register in &watch.defines {
@@ -268,8 +276,21 @@ fn stretch(warp: &mut Warp, context: &mut Context, group: usize, left: &mut u64)
         let wide = active | !warp.live;
         let mut next = pc + 1;
         match &step.op {
-            Op::Word1(op, d, [a]) => vector::unary(warp, *op, *d, *a, wide),
-            Op::Word2(op, d, s) => vector::binary(warp, *op, *d, *s, wide),
+            Op::Word1(op, d, [a]) => {
+                // The result may take the operand's place.
+                let noise = launch.noise.map(|seed| (seed, warp.words[*a as usize]));
+                vector::unary(warp, *op, *d, *a, wide);
+                if let Some((seed, operand)) = noise {
+                    noise::unary(warp, seed, *op, *d, &operand, wide);
+                }
+            }
+            Op::Word2(op, d, s) => {
+                let noise = launch.noise.map(|seed| (seed, s.map(|slot| warp.words[slot as usize])));
+                vector::binary(warp, *op, *d, *s, wide);
+                if let Some((seed, [a, b])) = noise {
+                    noise::binary(warp, seed, *op, *d, [&a, &b], wide);
+                }
+            }
             Op::Word3(op, d, s) => vector::ternary(warp, *op, *d, *s, wide),
             Op::Mma(m) => {
                 if !together(warp, context, group, pc, active, ALL) {
@@ -299,10 +320,10 @@ fn stretch(warp: &mut Warp, context: &mut Context, group: usize, left: &mut u64)
             Op::Atomic(a) if active != 0 => exchange::atomic(warp, context, a, pc, active),
             Op::CopyAsync(c) if active != 0 => memory::copy_async(warp, context, c, pc, active),
             Op::CopyCommit => warp.copies.commit(active),
-            Op::CopyWait(pending) => memory::copy_wait(warp, context, *pending, pc, active),
+            Op::CopyWait(pending) => memory::copy_wait(warp, context, *pending, active),
             Op::CopyWaitAll => {
                 warp.copies.commit(active);
-                memory::copy_wait(warp, context, 0, pc, active);
+                memory::copy_wait(warp, context, 0, active);
             }
             Op::Shuffle(s) if active != 0 => {
                 let required = warp.words[s.mask as usize][active.trailing_zeros() as usize];
@@ -380,7 +401,7 @@ fn stretch(warp: &mut Warp, context: &mut Context, group: usize, left: &mut u64)
                 let value = warp.predicates[*a as usize] ^ if *negated { ALL } else { 0 };
                 set_predicate(warp, *d, value, active);
             }
-            Op::Fence => context.fenced = true,
+            Op::Fence => (context.fenced, context.released) = (true, true),
             Op::ActiveMask(d) => super::put(&mut warp.words[*d as usize], active, &[active; 32]),
             Op::Clock(d) => super::put(&mut warp.words[*d as usize], active, &[(warp.ran + *left) as u32; 32]),
             Op::Clock64(d) => {

@@ -107,6 +107,19 @@ extern "C" __global__ void race_between_blocks(int* out) {
     out[threadIdx.x] = blockIdx.x; // MARK race_between_blocks
 }
 
+// Two warps, no barrier between the write and the read, and between the read and the write.
+extern "C" __global__ void race_in_global_memory(int* data, int* out) {
+    data[threadIdx.x] = threadIdx.x;
+    out[threadIdx.x] = data[threadIdx.x ^ 32]; // MARK race_in_global_memory
+}
+
+extern "C" __global__ void race_after_global_read(int* data, int* out) {
+    data[threadIdx.x] = threadIdx.x;
+    __syncthreads();
+    out[threadIdx.x] = data[threadIdx.x ^ 32];
+    data[threadIdx.x] = 0; // MARK race_after_global_read
+}
+
 extern "C" __global__ void race_with_neighbour(const int* in, int* data) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     data[i + 1] = in[0] + data[i]; // MARK race_with_neighbour
