@@ -101,7 +101,7 @@ fn compile_all(toolkit: &Toolkit, sources: &[PathBuf], out: &Path) -> (String, S
         let ptx = read(&out.join(format!("{name}.ptx")));
         let _ = writeln!(
             modules,
-            "Module {{ image: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.fatbin\")), kernels: &{:?} }},",
+            "Module {{ name: {name:?}, image: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.fatbin\")), kernels: &{:?} }},",
             ptxas::signatures(&ptx)
         );
         for architecture in ARCHITECTURES {

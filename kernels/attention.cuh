@@ -103,7 +103,8 @@ __device__ __forceinline__ float score_of(const Layer& layer, float dot) {
 struct ScoreGradient {
     float p, ds;
 
-    __device__ __forceinline__ ScoreGradient(const Layer& layer, bool seen, float dot, float dp, float lse, float delta) {
+    __device__ __forceinline__ ScoreGradient(
+        const Layer& layer, bool seen, float dot, float dp, float lse, float delta) {
         float score = score_of(layer, dot);
         float ratio = layer.softcap > 0.0f ? score / layer.softcap : 0.0f;
         p = seen ? expf(score - lse) : 0.0f;

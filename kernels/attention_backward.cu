@@ -24,16 +24,20 @@ __device__ __forceinline__ void delta_of(int pairs, int depth, const T* out, con
     if (lane == 0) delta[pair] = sum;
 }
 
-extern "C" __global__ void __launch_bounds__(128) attention_delta_f32(int pairs, int depth, const float* out, const float* dout, float* delta) {
+extern "C" __global__ void __launch_bounds__(128) attention_delta_f32(
+    int pairs, int depth, const float* out, const float* dout, float* delta) {
     delta_of(pairs, depth, out, dout, delta);
 }
 
-extern "C" __global__ void __launch_bounds__(128) attention_delta_bf16(int pairs, int depth, const __nv_bfloat16* out, const __nv_bfloat16* dout, float* delta) {
+extern "C" __global__ void __launch_bounds__(128) attention_delta_bf16(
+    int pairs, int depth, const __nv_bfloat16* out, const __nv_bfloat16* dout, float* delta) {
     delta_of(pairs, depth, out, dout, delta);
 }
 
 template <int TILE, int DEPTH>
-__device__ __forceinline__ void queries(const Layer& layer, int count, const uint32_t* offsets, const float* q, const float* k, const float* v, const float* lse, const float* delta, const float* dout, float* dq) {
+__device__ __forceinline__ void queries(
+    const Layer& layer, int count, const uint32_t* offsets, const float* q, const float* k, const float* v,
+    const float* lse, const float* delta, const float* dout, float* dq) {
     using T = Tiles<TILE, DEPTH>;
     using Rows = typename T::Rows;
     extern __shared__ __align__(16) unsigned char memory[];
@@ -89,7 +93,9 @@ __device__ __forceinline__ void queries(const Layer& layer, int count, const uin
 }
 
 template <int TILE, int DEPTH>
-__device__ __forceinline__ void keys(const Layer& layer, int count, const uint32_t* offsets, const float* q, const float* k, const float* v, const float* lse, const float* delta, const float* dout, float* dk, float* dv) {
+__device__ __forceinline__ void keys(
+    const Layer& layer, int count, const uint32_t* offsets, const float* q, const float* k, const float* v,
+    const float* lse, const float* delta, const float* dout, float* dk, float* dv) {
     using T = Tiles<TILE, DEPTH>;
     using Rows = typename T::Rows;
     extern __shared__ __align__(16) unsigned char memory[];

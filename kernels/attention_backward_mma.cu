@@ -14,7 +14,9 @@
 using namespace attention_mma;
 
 template <int DEPTH>
-__device__ __forceinline__ void queries(const Layer& layer, int count, const uint32_t* offsets, const bf16* q, const bf16* k, const bf16* v, const float* lse, const float* delta, const bf16* dout, bf16* dq) {
+__device__ __forceinline__ void queries(
+    const Layer& layer, int count, const uint32_t* offsets, const bf16* q, const bf16* k, const bf16* v,
+    const float* lse, const float* delta, const bf16* dout, bf16* dq) {
     using T = Tiles<DEPTH>;
     extern __shared__ __align__(16) bf16 memory[];
     bf16 *query = memory, *dquery = memory + T::ELEMENTS, *key = memory + 2 * T::ELEMENTS, *value = memory + 3 * T::ELEMENTS;
@@ -71,7 +73,9 @@ __device__ __forceinline__ void queries(const Layer& layer, int count, const uin
 enum Wanted { BOTH, KEYS, VALUES };
 
 template <int DEPTH, Wanted WANTED>
-__device__ __forceinline__ void keys(const Layer& layer, int count, const uint32_t* offsets, const bf16* q, const bf16* k, const bf16* v, const float* lse, const float* delta, const bf16* dout, bf16* dk, bf16* dv) {
+__device__ __forceinline__ void keys(
+    const Layer& layer, int count, const uint32_t* offsets, const bf16* q, const bf16* k, const bf16* v,
+    const float* lse, const float* delta, const bf16* dout, bf16* dk, bf16* dv) {
     using T = Tiles<DEPTH>;
     extern __shared__ __align__(16) bf16 memory[];
     // Of the pairs of a step.

@@ -66,7 +66,8 @@ struct Tiles {
     }
 
     // sums += weights values
-    __device__ __forceinline__ static void accumulate(Sums& sums, const Weights& weights, const Rows& values, int depth) {
+    __device__ __forceinline__ static void accumulate(
+        Sums& sums, const Weights& weights, const Rows& values, int depth) {
         for (int j = 0; j < TILE; j += 4) {
             float w[ROWS][4];
 #pragma unroll
@@ -114,7 +115,9 @@ __device__ __forceinline__ float row_sum(float value) {
 
 // Online softmax over the blocks of keys, of the rows of `tile`: (position, head) pairs of one key/value head.
 template <int DEPTH, class Keys>
-__device__ __forceinline__ void forward(const Layer& layer, const RowTile& tile, int start, int head, const float* q, Keys keys, Keys values, float* out, float* lse) {
+__device__ __forceinline__ void forward(
+    const Layer& layer, const RowTile& tile, int start, int head, const float* q, Keys keys, Keys values, float* out,
+    float* lse) {
     using T = Tiles<32, DEPTH>;
     extern __shared__ __align__(16) unsigned char memory[];
     auto& queries = *reinterpret_cast<typename T::Rows*>(memory);

@@ -114,7 +114,8 @@ __device__ __forceinline__ float exp_of(float x) { return exp2f(x * 1.4426950408
 
 // Writes the warp's rows below `rows` of a tile of sums, in pairs.
 template <int DEPTH, class Target>
-__device__ __forceinline__ void write(const float (&sums)[DEPTH / 8][4], int row0, int rows, int depth, const float (&factor)[2], Target target) {
+__device__ __forceinline__ void write(
+    const float (&sums)[DEPTH / 8][4], int row0, int rows, int depth, const float (&factor)[2], Target target) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         int row = row0 + row_of(2 * half);
@@ -131,7 +132,9 @@ __device__ __forceinline__ void write(const float (&sums)[DEPTH / 8][4], int row
 
 // Online softmax over the blocks of keys, of the rows of `tile`: (position, head) pairs of one key/value head.
 template <int DEPTH, class Keys>
-__device__ __forceinline__ void forward(const Layer& layer, const RowTile& tile, int start, int head, const bf16* q, Keys keys, Keys values, bf16* out, float* lse) {
+__device__ __forceinline__ void forward(
+    const Layer& layer, const RowTile& tile, int start, int head, const bf16* q, Keys keys, Keys values, bf16* out,
+    float* lse) {
     using T = Tiles<DEPTH>;
     extern __shared__ __align__(16) bf16 memory[];
     bf16 *queries = memory, *key_block = memory + T::ELEMENTS, *value_block = memory + 2 * T::ELEMENTS;

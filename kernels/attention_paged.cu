@@ -44,7 +44,9 @@ FORWARD_MMA(256)
 
 // Stores new rows in the cache: a block a row. Bound by memory: each element read and written once.
 template <class T>
-__device__ __forceinline__ void write_rows(int count, int shared_heads, int depth, const uint32_t* offsets, const uint32_t* starts, const uint32_t* pages, int max_pages, const T* rows, T* cache) {
+__device__ __forceinline__ void write_rows(
+    int count, int shared_heads, int depth, const uint32_t* offsets, const uint32_t* starts, const uint32_t* pages,
+    int max_pages, const T* rows, T* cache) {
     RowTile tile;
     if (!tile.find<1>(offsets, count, 1, blockIdx.x)) return;
     int position = starts[tile.sequence] + tile.row0;
@@ -66,7 +68,8 @@ __device__ __forceinline__ void write_rows(int count, int shared_heads, int dept
 FOR_EACH_TYPE(CACHE_WRITE)
 
 // Copies a page of a cache over another, 16 bytes a thread: a page is a multiple of 32 bytes.
-extern "C" __global__ void __launch_bounds__(256) cache_copy_page(uint64_t vectors, uint64_t from, uint64_t to, uint4* cache) {
+extern "C" __global__ void __launch_bounds__(256) cache_copy_page(
+    uint64_t vectors, uint64_t from, uint64_t to, uint4* cache) {
     uint64_t i = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
     if (i < vectors) cache[to * vectors + i] = cache[from * vectors + i];
 }

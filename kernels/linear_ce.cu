@@ -17,25 +17,25 @@
 using namespace fma_product;
 
 // The labels' rows of W, as columns of a tile.
-template <class W>
 struct LabelRows {
-    const W* w;
+    Elements w;
     const uint32_t* labels;
     int first, tokens, depth;
 
     __device__ __forceinline__ float operator()(int row, int k) const {
         if (first + row >= tokens || k >= depth) return 0.0f;
         uint32_t label = labels[first + row];
-        return label == IGNORE ? 0.0f : load(w + (size_t)label * depth + k);
+        return label == IGNORE ? 0.0f : w[static_cast<size_t>(label) * depth + k];
     }
 };
 
-template <class W>
-__device__ __forceinline__ void label(int tokens, int size, float softcap, const float* hidden, const W* w, const uint32_t* labels, float* label_logit) {
+extern "C" __global__ void __launch_bounds__(THREADS) linear_ce_label(
+    int tokens, int size, float softcap, const float* hidden, const void* w, int dtype, const uint32_t* labels,
+    float* label_logit) {
     __shared__ Shared shared;
     int token0 = blockIdx.x * TILE;
     float z[4][4];
-    multiply<true, true>(z, shared, size, Rows<float>{hidden, token0, tokens, size}, LabelRows<W>{w, labels, token0, tokens, size});
+    multiply<true, true>(z, shared, size, Rows<const float*>{hidden, token0, tokens, size}, LabelRows{{w, dtype}, labels, token0, tokens, size});
     // The thread's rows and columns start at multiples of 4: a thread on the diagonal has four entries of it.
     if (first_row() != first_column()) return;
 #pragma unroll
@@ -47,8 +47,9 @@ __device__ __forceinline__ void label(int tokens, int size, float softcap, const
 }
 
 // `partials` is [split, token].
-template <class W>
-__device__ __forceinline__ void partial(int tokens, int size, int vocab, float softcap, const float* hidden, const W* w, const float* label_logit, Token* partials) {
+extern "C" __global__ void __launch_bounds__(THREADS, 3) linear_ce_partial(
+    int tokens, int size, int vocab, float softcap, const float* hidden, const void* w, int dtype,
+    const float* label_logit, Token* partials) {
     __shared__ Shared shared;
     int token0 = blockIdx.x * TILE, start = blockIdx.y * VOCABULARY_SPLIT, end = min(start + VOCABULARY_SPLIT, vocab);
     Token state[4];
@@ -57,7 +58,7 @@ __device__ __forceinline__ void partial(int tokens, int size, int vocab, float s
     for (int i = 0; i < 4; ++i) own[i] = label_logit[min(token0 + first_row() + i, tokens - 1)];
     for (int column0 = start; column0 < end; column0 += TILE) {
         float z[4][4];
-        multiply<true, true>(z, shared, size, Rows<float>{hidden, token0, tokens, size}, Rows<W>{w, column0, vocab, size});
+        multiply<true, true>(z, shared, size, Rows<const float*>{hidden, token0, tokens, size}, Rows<Elements>{{w, dtype}, column0, vocab, size});
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
 #pragma unroll
@@ -75,7 +76,9 @@ __device__ __forceinline__ void partial(int tokens, int size, int vocab, float s
 }
 
 // One thread a token. `entropy` and `rank` may be null.
-extern "C" __global__ void __launch_bounds__(128) linear_ce_combine(int tokens, int splits, const Token* partials, const float* label_logit, float* lse, float* logprob, float* entropy, float* rank) {
+extern "C" __global__ void __launch_bounds__(128) linear_ce_combine(
+    int tokens, int splits, const Token* partials, const float* label_logit, float* lse, float* logprob,
+    float* entropy, float* rank) {
     int token = blockIdx.x * blockDim.x + threadIdx.x;
     if (token >= tokens) return;
     Token state;
@@ -88,12 +91,13 @@ extern "C" __global__ void __launch_bounds__(128) linear_ce_combine(int tokens, 
 }
 
 // dz of `tokens` tokens and the vocabulary entries [start, start + width), row-major.
-template <class W>
-__device__ __forceinline__ void gradient(int tokens, int size, int start, int width, float softcap, const float* hidden, const W* w, const uint32_t* labels, const float* lse, const float* coefficient, float* dz) {
+extern "C" __global__ void __launch_bounds__(THREADS) linear_ce_gradient(
+    int tokens, int size, int start, int width, float softcap, const float* hidden, const void* w, int dtype,
+    const uint32_t* labels, const float* lse, const float* coefficient, float* dz) {
     __shared__ Shared shared;
     int token0 = blockIdx.x * TILE, column0 = blockIdx.y * TILE;
     float z[4][4];
-    multiply<true, true>(z, shared, size, Rows<float>{hidden, token0, tokens, size}, Rows<W>{w, start + column0, start + width, size});
+    multiply<true, true>(z, shared, size, Rows<const float*>{hidden, token0, tokens, size}, Rows<Elements>{{w, dtype}, start + column0, start + width, size});
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         int token = token0 + first_row() + i;
@@ -108,45 +112,21 @@ __device__ __forceinline__ void gradient(int tokens, int size, int start, int wi
 }
 
 // out[tokens, size] (+)= dz[tokens, width] W[start.., size]; `w` points at row `start`. linear_kl uses it too.
-template <class W>
-__device__ __forceinline__ void times_w(int tokens, int size, int width, const float* dz, const W* w, float* out, int add) {
+extern "C" __global__ void __launch_bounds__(THREADS) unembed_times_w(
+    int tokens, int size, int width, const float* dz, const void* w, int dtype, float* out, int add) {
     __shared__ Shared shared;
     int token0 = blockIdx.x * TILE, column0 = blockIdx.y * TILE;
     float sum[4][4];
-    multiply<true, false>(sum, shared, width, Rows<float>{dz, token0, tokens, width}, Columns<W>{w, column0, size, width});
+    multiply<true, false>(sum, shared, width, Rows<const float*>{dz, token0, tokens, width}, Columns<Elements>{{w, dtype}, column0, size, width});
     store(sum, out, token0, tokens, column0, size, add);
 }
 
 // dw[start.., size] += dz[tokens, width]^T hidden[tokens, size]; `dw` points at row `start`. linear_kl uses it too.
-extern "C" __global__ void __launch_bounds__(THREADS) unembed_times_hidden_f32(int tokens, int size, int width, const float* dz, const float* hidden, float* dw) {
+extern "C" __global__ void __launch_bounds__(THREADS) unembed_times_hidden(
+    int tokens, int size, int width, const float* dz, const float* hidden, float* dw) {
     __shared__ Shared shared;
     int row0 = blockIdx.x * TILE, column0 = blockIdx.y * TILE;
     float sum[4][4];
-    multiply<false, false>(sum, shared, tokens, Columns<float>{dz, row0, width, tokens}, Columns<float>{hidden, column0, size, tokens});
+    multiply<false, false>(sum, shared, tokens, Columns<const float*>{dz, row0, width, tokens}, Columns<const float*>{hidden, column0, size, tokens});
     store(sum, dw, row0, width, column0, size, true);
 }
-
-#define KERNELS_OF(NAME, W) \
-    extern "C" __global__ void __launch_bounds__(THREADS) linear_ce_label_##NAME( \
-        int tokens, int size, float softcap, const float* hidden, const W* w, const uint32_t* labels, float* label_logit) { \
-        label(tokens, size, softcap, hidden, w, labels, label_logit); \
-    } \
-    extern "C" __global__ void __launch_bounds__(THREADS, 3) linear_ce_partial_##NAME( \
-        int tokens, int size, int vocab, float softcap, const float* hidden, const W* w, const float* label_logit, \
-        Token* partials) { \
-        partial(tokens, size, vocab, softcap, hidden, w, label_logit, partials); \
-    } \
-    extern "C" __global__ void __launch_bounds__(THREADS) linear_ce_gradient_##NAME( \
-        int tokens, int size, int start, int width, float softcap, const float* hidden, const W* w, const uint32_t* labels, \
-        const float* lse, const float* coefficient, float* dz) { \
-        gradient(tokens, size, start, width, softcap, hidden, w, labels, lse, coefficient, dz); \
-    } \
-    extern "C" __global__ void __launch_bounds__(THREADS) unembed_times_w_##NAME( \
-        int tokens, int size, int width, const float* dz, const W* w, float* out, int add) { \
-        times_w(tokens, size, width, dz, w, out, add); \
-    }
-
-// Named for the elements of the unembedding.
-KERNELS_OF(f32, float)
-KERNELS_OF(bf16, __nv_bfloat16)
-KERNELS_OF(f16, __half)

@@ -30,7 +30,9 @@ struct LabelRows {
 };
 
 // Each token's logit of its own label: the diagonal of a tile whose columns are the labels' rows.
-extern "C" __global__ void __launch_bounds__(THREADS) linear_ce_label_mma(int tokens, int size, float softcap, const __nv_bfloat16* hidden, const __nv_bfloat16* w, const uint32_t* labels, float* label_logit) {
+extern "C" __global__ void __launch_bounds__(THREADS) linear_ce_label_mma(
+    int tokens, int size, float softcap, const __nv_bfloat16* hidden, const __nv_bfloat16* w, const uint32_t* labels,
+    float* label_logit) {
     extern __shared__ __align__(16) __nv_bfloat16 shared[];
     int token0 = blockIdx.x * TILE_ROWS;
     Logits::Sums z;
@@ -49,7 +51,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) linear_ce_label_mma(int to
 }
 
 // `partials` is [split, token].
-extern "C" __global__ void __launch_bounds__(THREADS) linear_ce_partial_mma(int tokens, int size, int vocab, float softcap, const __nv_bfloat16* hidden, const __nv_bfloat16* w, const float* label_logit, Token* partials) {
+extern "C" __global__ void __launch_bounds__(THREADS) linear_ce_partial_mma(
+    int tokens, int size, int vocab, float softcap, const __nv_bfloat16* hidden, const __nv_bfloat16* w,
+    const float* label_logit, Token* partials) {
     extern __shared__ __align__(16) __nv_bfloat16 shared[];
     int token0 = blockIdx.x * TILE_ROWS, start = blockIdx.y * VOCABULARY_SPLIT, end = min(start + VOCABULARY_SPLIT, vocab);
     Token state[MT][2];
@@ -87,7 +91,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) linear_ce_partial_mma(int 
 }
 
 // dz of the entries [start, start + width), in rows of `pitch`, a multiple of 8: zeros from `width` on.
-extern "C" __global__ void __launch_bounds__(THREADS) linear_ce_gradient_mma(int tokens, int size, int start, int width, int pitch, float softcap, const __nv_bfloat16* hidden, const __nv_bfloat16* w, const uint32_t* labels, const float* lse, const float* coefficient, __nv_bfloat16* dz) {
+extern "C" __global__ void __launch_bounds__(THREADS) linear_ce_gradient_mma(
+    int tokens, int size, int start, int width, int pitch, float softcap, const __nv_bfloat16* hidden,
+    const __nv_bfloat16* w, const uint32_t* labels, const float* lse, const float* coefficient, __nv_bfloat16* dz) {
     extern __shared__ __align__(16) __nv_bfloat16 shared[];
     int token0 = blockIdx.x * TILE_ROWS, column0 = blockIdx.y * COLUMNS;
     Logits::Sums z;
@@ -113,7 +119,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) linear_ce_gradient_mma(int
 }
 
 // out[tokens, size] (+)= dz[tokens, width] W[start.., size]; `w` points at row `start`. dz has rows of `pitch`.
-extern "C" __global__ void __launch_bounds__(THREADS) unembed_times_w_mma(int tokens, int size, int width, int pitch, const __nv_bfloat16* dz, const __nv_bfloat16* w, float* out, int add) {
+extern "C" __global__ void __launch_bounds__(THREADS) unembed_times_w_mma(
+    int tokens, int size, int width, int pitch, const __nv_bfloat16* dz, const __nv_bfloat16* w, float* out, int add) {
     extern __shared__ __align__(16) __nv_bfloat16 shared[];
     int token0 = blockIdx.x * TILE_ROWS, column0 = blockIdx.y * COLUMNS;
     TimesW::Sums sums;
@@ -122,7 +129,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) unembed_times_w_mma(int to
 }
 
 // dw[start.., size] += dz[tokens, width]^T hidden[tokens, size]; `dw` points at row `start`. dz has rows of `pitch`.
-extern "C" __global__ void __launch_bounds__(THREADS) unembed_times_hidden_mma(int tokens, int size, int width, int pitch, const __nv_bfloat16* dz, const __nv_bfloat16* hidden, float* dw) {
+extern "C" __global__ void __launch_bounds__(THREADS) unembed_times_hidden_mma(
+    int tokens, int size, int width, int pitch, const __nv_bfloat16* dz, const __nv_bfloat16* hidden, float* dw) {
     extern __shared__ __align__(16) __nv_bfloat16 shared[];
     int row0 = blockIdx.x * TILE_ROWS, column0 = blockIdx.y * COLUMNS;
     TimesHidden::Sums sums;

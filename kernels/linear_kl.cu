@@ -15,16 +15,16 @@
 
 using namespace fma_product;
 
-template <class W>
 struct Side {
     const float* hidden;
-    const W* w;
+    Elements w;
     int size;
     float softcap;
 
     // Tile of logits of tokens from `token0` and entries from `column0`, below `end`.
-    __device__ __forceinline__ void logits(float (&z)[4][4], Shared& shared, int token0, int tokens, int column0, int end) const {
-        multiply<true, true>(z, shared, size, Rows<float>{hidden, token0, tokens, size}, Rows<W>{w, column0, end, size});
+    __device__ __forceinline__ void logits(
+        float (&z)[4][4], Shared& shared, int token0, int tokens, int column0, int end) const {
+        multiply<true, true>(z, shared, size, Rows<const float*>{hidden, token0, tokens, size}, Rows<Elements>{w, column0, end, size});
 #pragma unroll
         for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -33,8 +33,10 @@ struct Side {
 };
 
 // `partials` is [split, token].
-template <class P, class Q>
-__device__ __forceinline__ void partial(int tokens, int vocab, P p, Q q, Pair* partials) {
+extern "C" __global__ void __launch_bounds__(THREADS) linear_kl_partial(
+    int tokens, int vocab, int size_p, float softcap_p, const float* hidden_p, const void* w_p, int dtype_p,
+    int size_q, float softcap_q, const float* hidden_q, const void* w_q, int dtype_q, Pair* partials) {
+    Side p{hidden_p, {w_p, dtype_p}, size_p, softcap_p}, q{hidden_q, {w_q, dtype_q}, size_q, softcap_q};
     __shared__ Shared shared;
     int token0 = blockIdx.x * TILE, start = blockIdx.y * VOCABULARY_SPLIT, end = min(start + VOCABULARY_SPLIT, vocab);
     Pair state[4];
@@ -55,7 +57,9 @@ __device__ __forceinline__ void partial(int tokens, int vocab, P p, Q q, Pair* p
 }
 
 // One thread a token.
-extern "C" __global__ void __launch_bounds__(128) linear_kl_combine(int tokens, int splits, const Pair* partials, float* kl, float* entropy_p, float* entropy_q, float* argmax_p, float* argmax_q, float* lse_p, float* lse_q) {
+extern "C" __global__ void __launch_bounds__(128) linear_kl_combine(
+    int tokens, int splits, const Pair* partials, float* kl, float* entropy_p, float* entropy_q, float* argmax_p,
+    float* argmax_q, float* lse_p, float* lse_q) {
     int token = blockIdx.x * blockDim.x + threadIdx.x;
     if (token >= tokens) return;
     Pair state;
@@ -70,8 +74,11 @@ extern "C" __global__ void __launch_bounds__(128) linear_kl_combine(int tokens, 
 }
 
 // dz of the entries [start, start + width), row-major; either may be null.
-template <class P, class Q>
-__device__ __forceinline__ void gradient(int tokens, int start, int width, P p, Q q, const float* kl, const float* lse_p, const float* lse_q, const float* coefficient, float* dzp, float* dzq) {
+extern "C" __global__ void __launch_bounds__(THREADS) linear_kl_gradient(
+    int tokens, int start, int width, int size_p, float softcap_p, const float* hidden_p, const void* w_p, int dtype_p,
+    int size_q, float softcap_q, const float* hidden_q, const void* w_q, int dtype_q, const float* kl,
+    const float* lse_p, const float* lse_q, const float* coefficient, float* dzp, float* dzq) {
+    Side p{hidden_p, {w_p, dtype_p}, size_p, softcap_p}, q{hidden_q, {w_q, dtype_q}, size_q, softcap_q};
     __shared__ Shared shared;
     int token0 = blockIdx.x * TILE, column0 = blockIdx.y * TILE;
     float zp[4][4], zq[4][4];
@@ -93,29 +100,3 @@ __device__ __forceinline__ void gradient(int tokens, int start, int width, P p, 
         }
     }
 }
-
-#define KERNELS_OF(NAME, WP, WQ) \
-    extern "C" __global__ void __launch_bounds__(THREADS) linear_kl_partial_##NAME( \
-        int tokens, int vocab, int size_p, float softcap_p, const float* hidden_p, const WP* w_p, int size_q, float softcap_q, \
-        const float* hidden_q, const WQ* w_q, Pair* partials) { \
-        partial(tokens, vocab, Side<WP>{hidden_p, w_p, size_p, softcap_p}, Side<WQ>{hidden_q, w_q, size_q, softcap_q}, \
-                partials); \
-    } \
-    extern "C" __global__ void __launch_bounds__(THREADS) linear_kl_gradient_##NAME( \
-        int tokens, int start, int width, int size_p, float softcap_p, const float* hidden_p, const WP* w_p, int size_q, \
-        float softcap_q, const float* hidden_q, const WQ* w_q, const float* kl, const float* lse_p, const float* lse_q, \
-        const float* coefficient, float* dzp, float* dzq) { \
-        gradient(tokens, start, width, Side<WP>{hidden_p, w_p, size_p, softcap_p}, \
-                 Side<WQ>{hidden_q, w_q, size_q, softcap_q}, kl, lse_p, lse_q, coefficient, dzp, dzq); \
-    }
-
-// Named for the elements of p's unembedding and of q's.
-KERNELS_OF(f32_f32, float, float)
-KERNELS_OF(f32_bf16, float, __nv_bfloat16)
-KERNELS_OF(f32_f16, float, __half)
-KERNELS_OF(bf16_f32, __nv_bfloat16, float)
-KERNELS_OF(bf16_bf16, __nv_bfloat16, __nv_bfloat16)
-KERNELS_OF(bf16_f16, __nv_bfloat16, __half)
-KERNELS_OF(f16_f32, __half, float)
-KERNELS_OF(f16_bf16, __half, __nv_bfloat16)
-KERNELS_OF(f16_f16, __half, __half)

@@ -38,7 +38,8 @@ struct Pair {
 
 // Adds N logits of either side, of the entries column(0) < column(1) < .. below `end`.
 template <int N, class Column>
-__device__ __forceinline__ void absorb(Pair& state, const float (&zp)[N], const float (&zq)[N], int end, Column column) {
+__device__ __forceinline__ void absorb(
+    Pair& state, const float (&zp)[N], const float (&zq)[N], int end, Column column) {
     float highest_p = -INFINITY, highest_q = -INFINITY;
 #pragma unroll
     for (int j = 0; j < N; ++j) {

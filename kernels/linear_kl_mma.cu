@@ -19,7 +19,8 @@ struct Side {
     float softcap;
 
     // Tile of logits of tokens from `token0` and entries from `column0`, below `end`.
-    __device__ __forceinline__ void logits(Logits::Sums& z, __nv_bfloat16* shared, int token0, int tokens, int column0, int end) const {
+    __device__ __forceinline__ void logits(
+        Logits::Sums& z, __nv_bfloat16* shared, int token0, int tokens, int column0, int end) const {
         Logits::multiply(z, shared, size, Rows{hidden, token0, tokens, size}, Rows{w, column0, end, size});
 #pragma unroll
         for (int i = 0; i < MT; ++i)
@@ -37,7 +38,9 @@ __device__ __forceinline__ void row_of(float (&row)[8], const Logits::Sums& z, i
 }
 
 // `partials` is [split, token].
-extern "C" __global__ void __launch_bounds__(THREADS) linear_kl_partial_mma(int tokens, int vocab, int size_p, float softcap_p, const __nv_bfloat16* hidden_p, const __nv_bfloat16* w_p, int size_q, float softcap_q, const __nv_bfloat16* hidden_q, const __nv_bfloat16* w_q, Pair* partials) {
+extern "C" __global__ void __launch_bounds__(THREADS) linear_kl_partial_mma(
+    int tokens, int vocab, int size_p, float softcap_p, const __nv_bfloat16* hidden_p, const __nv_bfloat16* w_p,
+    int size_q, float softcap_q, const __nv_bfloat16* hidden_q, const __nv_bfloat16* w_q, Pair* partials) {
     extern __shared__ __align__(16) __nv_bfloat16 shared[];
     Side p{hidden_p, w_p, size_p, softcap_p}, q{hidden_q, w_q, size_q, softcap_q};
     int token0 = blockIdx.x * TILE_ROWS, start = blockIdx.y * VOCABULARY_SPLIT, end = min(start + VOCABULARY_SPLIT, vocab);
@@ -76,7 +79,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) linear_kl_partial_mma(int 
 }
 
 // dz of the entries [start, start + width), in rows of `pitch`, a multiple of 8: zeros from `width` on. Either may be null.
-extern "C" __global__ void __launch_bounds__(THREADS) linear_kl_gradient_mma(int tokens, int start, int width, int pitch, int size_p, float softcap_p, const __nv_bfloat16* hidden_p, const __nv_bfloat16* w_p, int size_q, float softcap_q, const __nv_bfloat16* hidden_q, const __nv_bfloat16* w_q, const float* kl, const float* lse_p, const float* lse_q, const float* coefficient, __nv_bfloat16* dzp, __nv_bfloat16* dzq) {
+extern "C" __global__ void __launch_bounds__(THREADS) linear_kl_gradient_mma(
+    int tokens, int start, int width, int pitch, int size_p, float softcap_p, const __nv_bfloat16* hidden_p,
+    const __nv_bfloat16* w_p, int size_q, float softcap_q, const __nv_bfloat16* hidden_q, const __nv_bfloat16* w_q,
+    const float* kl, const float* lse_p, const float* lse_q, const float* coefficient, __nv_bfloat16* dzp,
+    __nv_bfloat16* dzq) {
     extern __shared__ __align__(16) __nv_bfloat16 shared[];
     Side p{hidden_p, w_p, size_p, softcap_p}, q{hidden_q, w_q, size_q, softcap_q};
     int token0 = blockIdx.x * TILE_ROWS, column0 = blockIdx.y * COLUMNS;

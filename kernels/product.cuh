@@ -59,30 +59,46 @@ __device__ __forceinline__ void multiply(float (&sum)[4][4], Shared& shared, int
     }
 }
 
-// Rows of a row-major matrix, 0 outside of it: what `multiply` takes as `a` or `b` along k.
+// Elements of a dtype known when the kernel runs: the same branch for every thread, in place of a kernel for each dtype and
+// pair of dtypes.
+enum DType { F32, BF16, F16 };
+
+struct Elements {
+    const void* data;
+    int dtype;
+
+    __device__ __forceinline__ float operator[](size_t i) const {
+        if (dtype == F32) return load(static_cast<const float*>(data) + i);
+        if (dtype == BF16) return load(static_cast<const __nv_bfloat16*>(data) + i);
+        return load(static_cast<const __half*>(data) + i);
+    }
+};
+
+// Rows of a row-major matrix, 0 outside of it: what `multiply` takes as `a` or `b` along k. `T` is an array of elements.
 template <class T>
 struct Rows {
-    const T* data;
+    T data;
     int first, rows, depth;
 
     __device__ __forceinline__ float operator()(int row, int k) const {
-        return first + row < rows && k < depth ? load(data + (size_t)(first + row) * depth + k) : 0.0f;
+        return first + row < rows && k < depth ? data[static_cast<size_t>(first + row) * depth + k] : 0.0f;
     }
 };
 
 // Columns of a row-major matrix of `depth` rows, 0 outside of it: what `multiply` takes across k.
 template <class T>
 struct Columns {
-    const T* data;
+    T data;
     int first, columns, depth;
 
     __device__ __forceinline__ float operator()(int column, int k) const {
-        return first + column < columns && k < depth ? load(data + (size_t)k * columns + first + column) : 0.0f;
+        return first + column < columns && k < depth ? data[static_cast<size_t>(k) * columns + first + column] : 0.0f;
     }
 };
 
 // Adds the tile to (or writes it into) a row-major matrix of f32.
-__device__ __forceinline__ void store(const float (&sum)[4][4], float* out, int row0, int rows, int column0, int columns, bool add) {
+__device__ __forceinline__ void store(
+    const float (&sum)[4][4], float* out, int row0, int rows, int column0, int columns, bool add) {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
 #pragma unroll

@@ -91,7 +91,8 @@ struct Product {
 
     // sums = a b^T over k below `depth`.
     template <class SourceA, class SourceB>
-    __device__ __forceinline__ static void multiply(Sums& sums, __nv_bfloat16* shared, int depth, const SourceA& a, const SourceB& b) {
+    __device__ __forceinline__ static void multiply(
+        Sums& sums, __nv_bfloat16* shared, int depth, const SourceA& a, const SourceB& b) {
         int steps = (depth + DEPTH - 1) / DEPTH;
         auto copy = [&](int step) {
             if (step < steps) {
@@ -135,7 +136,8 @@ struct Product {
     }
 
     // Adds the tile to (or writes it into) a row-major matrix of f32.
-    __device__ __forceinline__ static void store(const Sums& sums, float* out, int row0, int rows, int column0, int columns, bool add) {
+    __device__ __forceinline__ static void store(
+        const Sums& sums, float* out, int row0, int rows, int column0, int columns, bool add) {
 #pragma unroll
         for (int i = 0; i < MT; ++i)
 #pragma unroll

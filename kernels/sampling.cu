@@ -78,7 +78,9 @@ struct Shared {
 // One byte of the radix descent: the bin in which the sum of `amounts` of keys, from the least (or the largest) key on,
 // passes `target`; `before` is the sum of the bins passed. `amount(z)` is what a token counts.
 template <class Amount>
-__device__ __forceinline__ void descend(Shared& shared, const float* logits, int vocab, uint32_t prefix, int shift, bool from_largest, Weight target, Amount amount) {
+__device__ __forceinline__ void descend(
+    Shared& shared, const float* logits, int vocab, uint32_t prefix, int shift, bool from_largest, Weight target,
+    Amount amount) {
     for (int i = threadIdx.x; i < 256; i += THREADS) shared.bins[i] = 0;
     __syncthreads();
     for (int v = threadIdx.x; v < vocab; v += THREADS) {
@@ -125,7 +127,8 @@ __device__ __forceinline__ int argmax(Shared& shared, const float* logits, int v
 }
 
 // CTRL's penalty, once a distinct token: the thread that sets a token's bit applies it.
-__device__ __forceinline__ void penalise(uint32_t* seen, float* logits, int vocab, const Row& row, const uint32_t* history) {
+__device__ __forceinline__ void penalise(
+    uint32_t* seen, float* logits, int vocab, const Row& row, const uint32_t* history) {
     for (int i = threadIdx.x; i < (vocab + 31) / 32; i += THREADS) seen[i] = 0;
     __syncthreads();
     for (int i = row.history_start + threadIdx.x; i < row.history_end; i += THREADS) {
@@ -157,7 +160,8 @@ __device__ __forceinline__ uint32_t key_of_rank(Shared& shared, const float* log
 }
 
 // The least likely tokens go while their weights sum to at most (1 - p) of the total; the most likely stays.
-__device__ __forceinline__ Kept keep_top_p(Shared& shared, const float* logits, int vocab, float max, uint32_t least, float p) {
+__device__ __forceinline__ Kept keep_top_p(
+    Shared& shared, const float* logits, int vocab, float max, uint32_t least, float p) {
     auto weight = [&](float z) { return key_of(z) >= least ? weight_of(z, max) : Weight(0); };
     Weight total = 0;
     for (int v = threadIdx.x; v < vocab; v += THREADS) total += weight(logits[v]);
@@ -189,7 +193,8 @@ __device__ __forceinline__ Kept keep_top_p(Shared& shared, const float* logits, 
 }
 
 // Inverse transform in the order of tokens: the first whose cumulative weight passes uniform * total.
-__device__ __forceinline__ int draw(Shared& shared, const float* logits, int vocab, float max, Kept kept, float uniform) {
+__device__ __forceinline__ int draw(
+    Shared& shared, const float* logits, int vocab, float max, Kept kept, float uniform) {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int stretch = (vocab + THREADS - 1) / THREADS * 32, start = min(warp * stretch, vocab), end = min(start + stretch, vocab);
     // How many tokens of the edge's key stand before this warp's stretch.
@@ -237,7 +242,8 @@ __device__ __forceinline__ int draw(Shared& shared, const float* logits, int voc
     return shared.token;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(int vocab, float* all_logits, const Row* rows, const uint32_t* history, uint32_t* tokens) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
+    int vocab, float* all_logits, const Row* rows, const uint32_t* history, uint32_t* tokens) {
     __shared__ Shared shared;
     // A bit a token of the vocabulary.
     extern __shared__ uint32_t seen[];

@@ -123,15 +123,20 @@ fn backward<D: TestDevice>(device: &D, case: &Case, inputs: &Inputs) -> [Vec<f32
     [dhidden, dw.to_vec(device).unwrap()]
 }
 
+/// Hidden sizes; half of them multiples of 8, which tensor cores take in bf16.
+fn size() -> impl Strategy<Value = usize> {
+    prop_oneof![1..40_usize, (1..9_usize).prop_map(|vectors| 8 * vectors)]
+}
+
 fn cases() -> impl Strategy<Value = Case> {
     // Around the vocabulary's tile of 1024, and the chunk of 512 tokens.
     let shape = prop_oneof![
-        6 => (0..20_usize, 1..40_usize, prop_oneof![Just(1), 2..40_usize, 1000..1100_usize]),
+        6 => (0..20_usize, size(), prop_oneof![Just(1), 2..40_usize, 1000..1100_usize]),
         2 => (1..5_usize, 1..70_usize, prop::sample::select(&[1023, 1024, 1025, 2048, 2055, 3100][..])),
         1 => (510..530_usize, 1..5_usize, prop::sample::select(&[3, 40, 1030][..])),
         1 => (1..4_usize, 200..300_usize, 1..50_usize),
     ];
-    let dtype = prop_oneof![2 => Just(DType::F32), 1 => Just(DType::BF16), 1 => Just(DType::F16)];
+    let dtype = prop_oneof![2 => Just(DType::F32), 2 => Just(DType::BF16), 1 => Just(DType::F16)];
     let softcap = prop_oneof![2 => Just(None), 1 => (1.0_f32..50.0).prop_map(Some)];
     // 0: every logit ties. 3000: one token has all the probability.
     let spread = prop::sample::select(&[0.0, 0.1, 1.0, 1.0, 1.0, 10.0, 100.0, 3000.0][..]);

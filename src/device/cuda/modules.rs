@@ -7,8 +7,14 @@ use cudarc::driver::{result, sys};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// A folder with the PTX of some `kernels/*.cu`, taken in place of what was compiled in: a changed kernel is tried without
+/// building the program again, as `scripts/kernel_mutants.py` does.
+const OVERRIDE: &str = "SAFEDEPTH_CUDA_KERNELS";
+
 /// One `kernels/*.cu`.
 struct Module {
+    /// The file's name without `.cu`.
+    name: &'static str,
     /// A fatbin: machine code of each architecture, and the PTX for all others.
     image: &'static [u8],
     /// Each kernel's name and its parameters, a letter each: l 8 bytes, i 4 bytes, f f32, d f64. Sorted by name.
@@ -90,8 +96,12 @@ impl Modules {
 }
 
 fn load(module: &Module) -> Result<Loaded, result::DriverError> {
-    // SAFETY: the image is a whole fatbin, as fatbinary wrote it.
-    let handle = unsafe { result::module::load_data(module.image.as_ptr().cast()) }?;
+    let ptx = std::env::var_os(OVERRIDE)
+        .and_then(|folder| std::fs::read(std::path::Path::new(&folder).join(format!("{}.ptx", module.name))).ok())
+        .and_then(|text| std::ffi::CString::new(text).ok());
+    let image = ptx.as_ref().map_or(module.image.as_ptr(), |text| text.as_ptr().cast());
+    // SAFETY: the image is a whole fatbin, as fatbinary wrote it, or PTX that ends in a zero byte.
+    let handle = unsafe { result::module::load_data(image.cast()) }?;
     let function = |&(name, signature): &(&str, &'static str)| {
         let name = std::ffi::CString::new(name).expect("a kernel's name has no zero byte");
         // SAFETY: the module was loaded above.

@@ -1,7 +1,7 @@
 //! Cross-entropy on a GPU: the launches of `linear_ce.cu` and `linear_ce_mma.cu`.
 
 use super::{CeOutput, LinearCe};
-use crate::device::cuda::{Cuda, Indices, Shape, by_dtype};
+use crate::device::cuda::{Cuda, Indices, Shape};
 use crate::device::{Backend, DType, Tensor};
 use crate::{Result, args};
 use std::ops::Range;
@@ -77,6 +77,15 @@ impl Path {
     }
 }
 
+/// A dtype as `product.cuh` numbers it.
+pub(in crate::ops) fn number(dtype: DType) -> u32 {
+    match dtype {
+        DType::F32 => 0,
+        DType::BF16 => 1,
+        DType::F16 => 2,
+    }
+}
+
 /// A block's tile: its rows, its columns, and its bytes of shared memory.
 pub(in crate::ops) struct Tile {
     rows: usize,
@@ -132,28 +141,26 @@ pub(in crate::ops) fn multiply_gradient(
     let (tokens, width, size) = (rows.len(), entries.len(), w.cols());
     let (pitch, add) = (path.pitch(width), entries.start > 0);
     assert_eq!(dhidden.dtype(), DType::F32, "gradients are f32");
-    let (w, dhidden) = ((w.dtype(), row(w, entries.start)), row(dhidden, rows.start));
+    let (dtype, w, dhidden) = (number(w.dtype()), row(w, entries.start), row(dhidden, rows.start));
     match path {
         Path::Fma => device.launch(
-            by_dtype(w.0, ["unembed_times_w_f32", "unembed_times_w_bf16", "unembed_times_w_f16"]),
+            "unembed_times_w",
             FMA.cover(tokens, size),
-            args![tokens, size, width, dz, w.1, dhidden, add],
+            args![tokens, size, width, dz, w, dtype, dhidden, add],
         )?,
         Path::TensorCores => device.launch(
             "unembed_times_w_mma",
             TIMES_W.cover(tokens, size),
-            args![tokens, size, width, pitch, dz, w.1, dhidden, add],
+            args![tokens, size, width, pitch, dz, w, dhidden, add],
         )?,
     }
     let Some(dw) = dw else { return Ok(()) };
     assert_eq!(dw.dtype(), DType::F32, "gradients are f32");
     let (hidden, dw) = (row(hidden, rows.start), row(dw, entries.start));
     match path {
-        Path::Fma => device.launch(
-            "unembed_times_hidden_f32",
-            FMA.cover(width, size),
-            args![tokens, size, width, dz, hidden, dw],
-        ),
+        Path::Fma => {
+            device.launch("unembed_times_hidden", FMA.cover(width, size), args![tokens, size, width, dz, hidden, dw])
+        }
         Path::TensorCores => device.launch(
             "unembed_times_hidden_mma",
             TIMES_HIDDEN.cover(width, size),
@@ -179,22 +186,23 @@ impl LinearCe for Cuda {
         let path = Path::of(w);
         let converted = path.convert(self, hidden)?;
         let hidden = converted.as_ref().unwrap_or(hidden);
-        let (tile, label, partial) = match path {
-            Path::Fma => (
-                FMA,
-                by_dtype(w.dtype(), ["linear_ce_label_f32", "linear_ce_label_bf16", "linear_ce_label_f16"]),
-                by_dtype(w.dtype(), ["linear_ce_partial_f32", "linear_ce_partial_bf16", "linear_ce_partial_f16"]),
-            ),
-            Path::TensorCores => (LOGITS, "linear_ce_label_mma", "linear_ce_partial_mma"),
-        };
         let label_logit = Tensor::<Self>::empty(self, DType::F32, 1, tokens)?;
         let partials = Tensor::<Self>::empty(self, DType::F32, splits * tokens, 4)?;
-        self.launch(label, tile.cover(tokens, 1), args![tokens, size, softcap, hidden, w, labels, label_logit])?;
-        self.launch(
-            partial,
-            tile.split(tokens, vocab),
-            args![tokens, size, vocab, softcap, hidden, w, label_logit, partials],
-        )?;
+        let dtype = number(w.dtype());
+        match path {
+            Path::Fma => {
+                let arguments = args![tokens, size, softcap, hidden, w, dtype, labels, label_logit];
+                self.launch("linear_ce_label", FMA.cover(tokens, 1), arguments)?;
+                let arguments = args![tokens, size, vocab, softcap, hidden, w, dtype, label_logit, partials];
+                self.launch("linear_ce_partial", FMA.split(tokens, vocab), arguments)?;
+            }
+            Path::TensorCores => {
+                let arguments = args![tokens, size, softcap, hidden, w, labels, label_logit];
+                self.launch("linear_ce_label_mma", LOGITS.cover(tokens, 1), arguments)?;
+                let arguments = args![tokens, size, vocab, softcap, hidden, w, label_logit, partials];
+                self.launch("linear_ce_partial_mma", LOGITS.split(tokens, vocab), arguments)?;
+            }
+        }
         let CeOutput { lse, logprob, entropy, rank } = output;
         self.launch(
             "linear_ce_combine",
@@ -229,12 +237,22 @@ impl LinearCe for Cuda {
             let (lse, coefficient) = (element(lse, first), element(coefficient, first));
             match path {
                 Path::Fma => self.launch(
-                    by_dtype(
-                        w.dtype(),
-                        ["linear_ce_gradient_f32", "linear_ce_gradient_bf16", "linear_ce_gradient_f16"],
-                    ),
+                    "linear_ce_gradient",
                     FMA.cover(rows.len(), width),
-                    args![rows.len(), size, start, width, softcap, x, w, labels, lse, coefficient, dz],
+                    args![
+                        rows.len(),
+                        size,
+                        start,
+                        width,
+                        softcap,
+                        x,
+                        w,
+                        number(w.dtype()),
+                        labels,
+                        lse,
+                        coefficient,
+                        dz
+                    ],
                 )?,
                 Path::TensorCores => self.launch(
                     "linear_ce_gradient_mma",

@@ -1,9 +1,9 @@
 //! Two-model KL on a GPU: the launches of `linear_kl.cu` and `linear_kl_mma.cu`.
 
 use super::{KlGradient, KlNormalizers, KlOutput, KlSide, LinearKl};
-use crate::device::cuda::{Cuda, Shape, by_dtype};
+use crate::device::cuda::{Cuda, Shape};
 use crate::device::{DType, Tensor};
-use crate::ops::linear_ce::cuda::{FMA, Path, STAGES, Tile, VOCABULARY_SPLIT, element, multiply_gradient, row};
+use crate::ops::linear_ce::cuda::{FMA, Path, STAGES, Tile, VOCABULARY_SPLIT, element, multiply_gradient, number, row};
 use crate::{Result, args};
 use std::ops::Range;
 
@@ -27,23 +27,6 @@ fn shape(p: &KlSide<'_, Cuda>, q: &KlSide<'_, Cuda>) -> (usize, usize) {
         assert_eq!(side.w.cols(), side.hidden.cols(), "hidden size of the unembedding");
     }
     (tokens, vocab)
-}
-
-/// The kernel for the elements of both unembeddings.
-macro_rules! by_dtypes {
-    ($kernel:literal, $p:expr, $q:expr) => {
-        match $p.w.dtype() {
-            DType::F32 => by_dtypes!(row $kernel, "_f32", $q),
-            DType::BF16 => by_dtypes!(row $kernel, "_bf16", $q),
-            DType::F16 => by_dtypes!(row $kernel, "_f16", $q),
-        }
-    };
-    (row $kernel:literal, $name:literal, $q:expr) => {
-        by_dtype(
-            $q.w.dtype(),
-            [concat!($kernel, $name, "_f32"), concat!($kernel, $name, "_bf16"), concat!($kernel, $name, "_f16")],
-        )
-    };
 }
 
 /// What a side's gradients, if they are wanted, get from a piece's `dz`.
@@ -83,27 +66,22 @@ impl LinearKl for Cuda {
         let partials = Tensor::<Self>::empty(self, DType::F32, splits * tokens, PAIR)?;
         let path = path(&p, &q);
         let converted = [path.convert(self, p.hidden)?, path.convert(self, q.hidden)?];
-        let (tile, partial) = match path {
-            Path::Fma => (FMA, by_dtypes!("linear_kl_partial", p, q)),
-            Path::TensorCores => (LOGITS, "linear_kl_partial_mma"),
-        };
-        self.launch(
-            partial,
-            tile.split(tokens, vocab),
-            args![
-                tokens,
-                vocab,
-                p.w.cols(),
-                p.softcap.unwrap_or(0.0),
-                converted[0].as_ref().unwrap_or(p.hidden),
-                p.w,
-                q.w.cols(),
-                q.softcap.unwrap_or(0.0),
-                converted[1].as_ref().unwrap_or(q.hidden),
-                q.w,
-                partials
-            ],
-        )?;
+        let (cap_p, cap_q) = (p.softcap.unwrap_or(0.0), q.softcap.unwrap_or(0.0));
+        let (size_p, x_p) = (p.w.cols(), converted[0].as_ref().unwrap_or(p.hidden));
+        let (size_q, x_q) = (q.w.cols(), converted[1].as_ref().unwrap_or(q.hidden));
+        let (dtype_p, dtype_q) = (number(p.w.dtype()), number(q.w.dtype()));
+        match path {
+            Path::Fma => self.launch(
+                "linear_kl_partial",
+                FMA.split(tokens, vocab),
+                args![tokens, vocab, size_p, cap_p, x_p, p.w, dtype_p, size_q, cap_q, x_q, q.w, dtype_q, partials],
+            )?,
+            Path::TensorCores => self.launch(
+                "linear_kl_partial_mma",
+                LOGITS.split(tokens, vocab),
+                args![tokens, vocab, size_p, cap_p, x_p, p.w, size_q, cap_q, x_q, q.w, partials],
+            )?,
+        }
         let (KlOutput { kl, entropy_p, entropy_q, argmax_p, argmax_q }, KlNormalizers { lse_p, lse_q }) =
             (&output, &normalizers);
         self.launch(
@@ -145,7 +123,7 @@ impl LinearKl for Cuda {
             let (lse_p, lse_q) = (element(&normalizers.lse_p, first), element(&normalizers.lse_q, first));
             match path {
                 Path::Fma => self.launch(
-                    by_dtypes!("linear_kl_gradient", p, q),
+                    "linear_kl_gradient",
                     FMA.cover(count, width),
                     args![
                         count,
@@ -155,10 +133,12 @@ impl LinearKl for Cuda {
                         cap_p,
                         x_p,
                         p.w,
+                        number(p.w.dtype()),
                         size_q,
                         cap_q,
                         x_q,
                         q.w,
+                        number(q.w.dtype()),
                         kl,
                         lse_p,
                         lse_q,
