@@ -127,10 +127,11 @@ impl Decoder<'_> {
         let Some(mut kind) = m.kind() else { return Ok(None) };
         let (value, at) =
             if store { (self.operand(o, 1)?, self.operand(o, 0)?) } else { (self.operand(o, 0)?, self.operand(o, 1)?) };
-        // A load may widen into any larger register; all of a vector's are of one class.
+        // A load may widen into any larger register, and a store may take the low part of one; all of a vector's are of
+        // one class.
         let class = match self.elements(value).iter().any(|part| self.is_double(part)) {
-            true if !store => Class::Double,
-            _ => kind.class(),
+            true => Class::Double,
+            false => kind.class(),
         };
         if space == Window::Param {
             // Parameters of calls are registers.
@@ -147,7 +148,9 @@ impl Decoder<'_> {
         if kind == Type::Pred {
             kind = Type::B8;
         }
-        let registers = if store { self.registers(value, kind, false)? } else { self.targets(value, class)? };
+        let low_part = class == Class::Double && kind.class() != Class::Double;
+        let registers =
+            if store && !low_part { self.registers(value, kind, false)? } else { self.targets(value, class)? };
         let access = Box::new(Access {
             window: space,
             kind,

@@ -468,14 +468,15 @@ pub fn store(warp: &mut Warp, context: &mut Context, access: &Access, pc: u32, m
         let mut data = [0; 4];
         for index in 0..access.count as usize {
             let slot = access.registers[index] as usize;
+            let word = || if access.double { warp.doubles[slot][lane] as u32 } else { warp.words[slot][lane] };
             match each_bytes {
                 8 => {
                     let value = warp.doubles[slot][lane];
                     (data[2 * index], data[2 * index + 1]) = (value as u32, (value >> 32) as u32);
                 }
-                4 => data[index] = warp.words[slot][lane],
-                2 => data[index / 2] |= (warp.words[slot][lane] & 0xffff) << (16 * (index % 2)),
-                _ => data[index / 4] |= (warp.words[slot][lane] & 0xff) << (8 * (index % 4)),
+                4 => data[index] = word(),
+                2 => data[index / 2] |= (word() & 0xffff) << (16 * (index % 2)),
+                _ => data[index / 4] |= (word() & 0xff) << (8 * (index % 4)),
             }
         }
         let at = At { warp: warp.index, lane: lane as u32, pc };
