@@ -2,7 +2,7 @@
 
 use super::Global;
 use super::loading::LoadedModel;
-use crate::attack::gcg::{self, Behaviour, ChatFrame, Found, Search, State, alphabet};
+use crate::attack::gcg::{self, Behaviour, ChatFrame, Found, Frame, Search, State, alphabet};
 use crate::data::pairs::{self, Pair};
 use crate::generate::{Engine, Request};
 use crate::model::Message;
@@ -177,7 +177,10 @@ pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> 
     arguments.check()?;
     let pairs = arguments.pairs()?;
     let loaded = LoadedModel::open(global, &device, &arguments.model, &arguments.template)?;
-    let init = arguments.init.clone().unwrap_or_else(|| vec!["!"; arguments.suffix_tokens].join(" "));
+    let init = match &arguments.init {
+        Some(init) => init.clone(),
+        None => exclamations(&loaded, &pairs, arguments.suffix_tokens)?,
+    };
     let mut behaviours = Vec::with_capacity(pairs.len());
     for pair in &pairs {
         let frame = ChatFrame::new(loaded.prompter.clone(), &pair.messages, &init)?;
@@ -241,6 +244,19 @@ pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> 
     spent.show(global);
     global.note(format_args!("suffixes in {}", arguments.output.join("suffixes.json").display()));
     Ok(())
+}
+
+/// Zou et al.'s initial suffix: as many "!" as make `tokens` tokens in the first prompt, with spaces between where the
+/// tokenizer has a token for both.
+fn exclamations(loaded: &LoadedModel, pairs: &[Pair], tokens: usize) -> Result<String> {
+    let messages = pairs.first().map_or(&[][..], |pair| &pair.messages);
+    for text in [vec!["!"; tokens].join(" "), "!".repeat(tokens)] {
+        let frame = ChatFrame::new(loaded.prompter.clone(), messages, &text)?;
+        if frame.parts(&text)?.suffix.len() == tokens {
+            return Ok(text);
+        }
+    }
+    Err(Error::Usage(format!("this tokenizer makes no {tokens} tokens of \"!\": say what to start from by --init")))
 }
 
 /// Work of this process.
