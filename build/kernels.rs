@@ -14,6 +14,11 @@ use std::sync::Mutex;
 const FEATURES: &str = "compute_80";
 /// Architectures that machine code is assembled for.
 const ARCHITECTURES: [&str; 4] = ["80", "86", "89", "90a"];
+/// The tools' options that do not depend on the file.
+const NVCC: [&str; 5] = ["-ptx", "-lineinfo", "-std=c++17", "-Werror", "all-warnings"];
+const PTXAS: [&str; 2] = ["-v", "-lineinfo"];
+/// Uncompressed, so that the emulator can read the PTX.
+const FATBINARY: [&str; 2] = ["-64", "--compress=false"];
 /// Where the kernels lie, beside the emulator, from the crate's root.
 const FOLDER: &str = "kernels";
 
@@ -84,13 +89,12 @@ fn read(path: &Path) -> String {
 
 /// Compiles what changed, a source a thread, and returns the table of modules and that of ptxas.
 fn compile_all(toolkit: &Toolkit, sources: &[PathBuf], out: &Path) -> (String, String) {
-    let headers: Vec<String> = files("cuh").iter().map(|path| read(path)).collect();
     let queue = Mutex::new(sources.iter());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 while let Some(source) = { queue.lock().expect("no compile panics with the queue in hand").next() } {
-                    compile(toolkit, source, &headers, out);
+                    compile(toolkit, source, out);
                 }
             });
         }
@@ -116,13 +120,28 @@ fn stem(source: &Path) -> &str {
     source.file_stem().and_then(|stem| stem.to_str()).expect("a kernel's file has a plain name")
 }
 
+/// The text of a source and of every header of ours that it includes, each once.
+fn with_headers(source: &Path) -> Vec<String> {
+    let (mut queue, mut texts) = (vec![source.to_owned()], Vec::new());
+    let mut next = 0;
+    while let Some(path) = queue.get(next) {
+        let text = read(path);
+        let included = text.lines().filter_map(|line| line.trim().strip_prefix("#include \"")?.split('"').next());
+        let new: Vec<_> =
+            included.map(|name| Path::new(FOLDER).join(name)).filter(|path| !queue.contains(path)).collect();
+        queue.extend(new);
+        texts.push(text);
+        next += 1;
+    }
+    texts
+}
+
 /// Writes `NAME.ptx`, `NAME.fatbin` and what ptxas said to `out`, unless they are there of the same text and tools.
-fn compile(toolkit: &Toolkit, source: &Path, headers: &[String], out: &Path) {
+fn compile(toolkit: &Toolkit, source: &Path, out: &Path) {
     let name = stem(source);
     let place = |extension: &str| out.join(format!("{name}.{extension}")).to_str().expect("a plain path").to_owned();
     let mut hasher = DefaultHasher::new();
-    (read(source), headers, &toolkit.version, FEATURES, ARCHITECTURES, read(Path::new("build/kernels.rs")))
-        .hash(&mut hasher);
+    (with_headers(source), &toolkit.version, FEATURES, ARCHITECTURES, NVCC, PTXAS, FATBINARY).hash(&mut hasher);
     let hash = hasher.finish().to_string();
     if fs::read_to_string(place("hash")).is_ok_and(|found| found == hash) {
         return;
@@ -130,13 +149,13 @@ fn compile(toolkit: &Toolkit, source: &Path, headers: &[String], out: &Path) {
     let (ptx, fatbin) = (place("ptx"), place("fatbin"));
     let source = source.to_str().expect("a plain path");
     let arch = format!("-arch={FEATURES}");
-    let options = ["-ptx", "-lineinfo", &arch, "-std=c++17", "-Werror", "all-warnings", "-o", &ptx, source];
-    toolkit.run("nvcc", &options);
-    // Uncompressed, so that the emulator can read the PTX.
-    let mut images = vec!["-64".to_owned(), "--compress=false".into(), format!("--create={fatbin}")];
+    toolkit.run("nvcc", &[&NVCC[..], &[&arch, "-o", &ptx, source]].concat());
+    let mut images: Vec<String> = FATBINARY.map(str::to_owned).to_vec();
+    images.push(format!("--create={fatbin}"));
     for architecture in ARCHITECTURES {
         let cubin = place(&format!("{architecture}.cubin"));
-        let text = toolkit.run("ptxas", &["-v", "-lineinfo", &format!("-arch=sm_{architecture}"), "-o", &cubin, &ptx]);
+        let arch = format!("-arch=sm_{architecture}");
+        let text = toolkit.run("ptxas", &[&PTXAS[..], &[&arch, "-o", &cubin, &ptx]].concat());
         write_if_changed(Path::new(&place(&format!("{architecture}.txt"))), &text);
         images.push(format!("--image3=kind=elf,sm={architecture},file={cubin}"));
     }
