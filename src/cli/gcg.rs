@@ -248,7 +248,7 @@ pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> 
 
 /// Zou et al.'s initial suffix: as many "!" as make `tokens` tokens in the first prompt, with spaces between where the
 /// tokenizer has a token for both.
-fn exclamations(loaded: &LoadedModel, pairs: &[Pair], tokens: usize) -> Result<String> {
+fn exclamations<D: Ops>(loaded: &LoadedModel<D>, pairs: &[Pair], tokens: usize) -> Result<String> {
     let messages = pairs.first().map_or(&[][..], |pair| &pair.messages);
     for text in [vec!["!"; tokens].join(" "), "!".repeat(tokens)] {
         let frame = ChatFrame::new(loaded.prompter.clone(), messages, &text)?;
