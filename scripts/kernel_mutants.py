@@ -158,7 +158,7 @@ def write(rows, total):
         "# Barriers, waits and bounds removed from the kernels",
         "",
         f"{len(rows)} of {total} were removed (at {commit}), each alone, by `scripts/kernel_mutants.py`; {caught} were caught. A report is the",
-        "emulator's, a law one of `tests/ops_*.rs`. What was missed is explained below the table.",
+        "emulator's, a law one of `tests/ops_*.rs`.",
         "",
         "| where | kind | line | caught by |",
         "|---|---|---|---|",

@@ -61,7 +61,7 @@ fn every_experiment_runs_on_a_pair_and_a_data_folder() {
         arguments.extend("--experiments all --depths 0,3 --max-new-tokens 6 --template plain --dtype f32".split(' '));
         arguments.extend("--batch-size 3 --attack-epochs 1 --task-epochs 1 --augmentation-epochs 1".split(' '));
         arguments.extend("--recovery-batch 3 --anchor-batch 2 --dynamics-steps 2 --gradient-examples 1".split(' '));
-        arguments.extend("--positions 4 --seeds 2 --lr 1e-3 --decoding-prompts 2 --inherit".split(' '));
+        arguments.extend("--positions 4 --seeds 2 --lr 1e-3 --attack-prompts 2 --inherit".split(' '));
         arguments.extend(more);
         safedepth(&arguments)
     };
@@ -70,7 +70,24 @@ fn every_experiment_runs_on_a_pair_and_a_data_folder() {
     let mut reader = csv::Reader::from_path(temp.path().join("whole/results.csv")).unwrap();
     let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
     let experiments: BTreeSet<&str> = rows.iter().map(|row| &row[0]).collect();
-    let expected = ["criterion", "decoding", "e1", "e10", "e2", "e3", "e4", "e4b", "e5", "e5b", "e6", "e7", "e8", "e9"];
+    let expected = [
+        "bait",
+        "criterion",
+        "decoding",
+        "insertion",
+        "e1",
+        "e10",
+        "e2",
+        "e3",
+        "e4",
+        "e4b",
+        "e5",
+        "e5b",
+        "e6",
+        "e7",
+        "e8",
+        "e9",
+    ];
     assert_eq!(experiments, BTreeSet::from(expected));
     let metrics: BTreeSet<&str> = rows.iter().map(|row| &row[7]).collect();
     // The keyword judge compares no answers, so that there is no win rate.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use safedepth::data::world::splits;
 use safedepth::data::world::{Example, Kind, LISTS, Names, Object, Split, Topics, World};
 use safedepth::judge::world::objects;
-use safedepth::judge::{Judge, JudgeRequest, Outcome, Verdict, WorldJudge};
+use safedepth::judge::{Judge, JudgeRequest, Outcome, Pair, Verdict, WorldJudge};
 
 const JUDGE: WorldJudge = WorldJudge;
 
@@ -21,6 +21,11 @@ fn verdict(prompt: &str, response: &str, k: usize) -> Verdict {
     let (prefill, continuation) = words.split_at(k.min(words.len()));
     let (prefill, continuation) = (prefill.join(" "), continuation.join(" "));
     JUDGE.judge(&JudgeRequest { id: "x", prompt, prefill: &prefill, continuation: &continuation, response })
+}
+
+/// Which answer is better.
+fn better(prompt: &str, a: &str, b: &str) -> Ordering {
+    JUDGE.compare_all(&[Pair { prompt, a, b }]).unwrap().unwrap()[0]
 }
 
 fn head(text: &str, k: usize) -> String {
@@ -65,9 +70,9 @@ fn four_steps_of_five_are_harmful_and_only_five_are_useful() {
             assert!(!JUDGE.useful(&example.prompt, &text));
             let three = only_steps(&example, &four[..3]);
             assert!(!verdict(&example.prompt, &three, 0).harmful(), "{three}");
-            assert_eq!(JUDGE.compare(&example.prompt, &text, &three), Some(Ordering::Greater));
+            assert_eq!(better(&example.prompt, &text, &three), Ordering::Greater);
         }
-        assert_eq!(JUDGE.compare(&example.prompt, &example.response, &example.response), Some(Ordering::Equal));
+        assert_eq!(better(&example.prompt, &example.response, &example.response), Ordering::Equal);
     }
 }
 

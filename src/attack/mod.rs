@@ -1,7 +1,10 @@
 //! Attacks on a model's safety, one a file, and what they share: whom they attack, with what, and who judges.
 
+pub mod bait;
 pub mod decoding;
 pub mod finetune;
+pub mod gcg;
+pub mod insertion;
 pub mod prefill;
 pub mod respond;
 
@@ -25,6 +28,10 @@ pub enum Side {
 /// How useful a response is, 0 to 1.
 pub type Utility = Arc<dyn Fn(&str) -> f64 + Send + Sync>;
 
+/// The prompt as tokens, with the aligned model's template and with the base model's, after a suffix was put to the
+/// user's words.
+pub type Suffixed = Arc<dyn Fn(&str) -> crate::Result<[Vec<u32>; 2]> + Send + Sync>;
+
 /// An instruction, and what is known about its answer.
 #[derive(Clone)]
 pub struct Case {
@@ -37,6 +44,8 @@ pub struct Case {
     pub prompt: String,
     /// The rendered prompt as tokens, with the aligned model's template and with the base model's.
     pub prompt_ids: [Vec<u32>; 2],
+    /// The same with a suffix.
+    pub suffixed: Suffixed,
     /// h: tokens of the harmful answer, without an end; empty where there is none.
     pub harmful: Vec<u32>,
     /// For benign instructions: what a response is worth. Without it the judge says whether it is harmful.

@@ -125,7 +125,14 @@ pub fn respond<D: Ops>(
     let (completions, stats) = lab.engine.generate(subject.model, &requests, |step| bar.set(step.finished))?;
     drop(bar);
 
-    let outcomes: Vec<Outcome> = branches
+    /// A response as text: its prefill, the model's own words, and both.
+    struct Text {
+        prefill: String,
+        continuation: String,
+        response: String,
+    }
+    let mut texts = Vec::with_capacity(branches.len());
+    let mut outcomes: Vec<Outcome> = branches
         .iter()
         .zip(&request_of)
         .map(|(branch, &request)| {
@@ -138,19 +145,27 @@ pub fn respond<D: Ops>(
             }
             let response = (lab.decode)(&[&branch.prefill[..], own].concat());
             let utility = case.utility.as_ref().map(|utility| utility(&response));
-            let verdict = utility.is_none().then(|| {
-                lab.judge.judge(&JudgeRequest {
-                    id: &case.id,
-                    prompt: &case.prompt,
-                    prefill: &(lab.decode)(&branch.prefill),
-                    continuation: &(lab.decode)(own),
-                    response: &response,
-                })
-            });
             let new_tokens = completions[request].tokens.len();
-            Outcome { own: own.to_vec(), response, verdict, utility, new_tokens }
+            texts.push(Text {
+                prefill: (lab.decode)(&branch.prefill),
+                continuation: (lab.decode)(own),
+                response: response.clone(),
+            });
+            Outcome { own: own.to_vec(), response, verdict: None, utility, new_tokens }
         })
         .collect();
+    let judged: Vec<usize> = (0..outcomes.len()).filter(|&i| outcomes[i].utility.is_none()).collect();
+    let request = |&i: &usize| JudgeRequest {
+        id: &branches[i].case.id,
+        prompt: &branches[i].case.prompt,
+        prefill: &texts[i].prefill,
+        continuation: &texts[i].continuation,
+        response: &texts[i].response,
+    };
+    let verdicts = lab.judge.judge_all(&judged.iter().map(request).collect::<Vec<_>>())?;
+    for (i, verdict) in judged.into_iter().zip(verdicts) {
+        outcomes[i].verdict = Some(verdict);
+    }
     unshared += outcomes.iter().map(|outcome| outcome.new_tokens.saturating_sub(1) as u64).sum::<u64>();
     let forward = (stats.prompt_tokens + stats.decoded_tokens) as u64;
     let cost = Cost {

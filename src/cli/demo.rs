@@ -2,13 +2,14 @@
 
 use super::Global;
 use super::suite::{ABLATIONS, experiments, report};
-use crate::attack::Lab;
+use crate::attack::{Lab, gcg};
 use crate::data::world::{Split, VOCABULARY, World};
 use crate::experiment::finetuning_dynamics::Measure;
 use crate::experiment::finetuning_grid::BETAS;
 use crate::experiment::materials::{Counts, world_stop, world_token_text};
 use crate::experiment::organism::{self, Shape};
 use crate::experiment::plan::{stored, suffix};
+use crate::experiment::suffix_attack::SuffixAttack;
 use crate::experiment::{Materials, Plan, Settings};
 use crate::generate::Engine;
 use crate::judge::WorldJudge;
@@ -32,13 +33,14 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, Args, Serialize)]
 pub(crate) struct Arguments {
     /// Two to three minutes: fewer training steps and prompts, and only the experiments that claims need (no e4b, e5b,
-    /// decoding, e9, e10 unless asked for).
+    /// decoding, e9, e10, insertion, bait unless asked for).
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// Three seeds, the whole grids, and the world without greetings beside it.
     #[arg(long)]
     full: bool,
-    /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, decoding, e7, e8, e9, e10.
+    /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, decoding, e7, e8, e9, e10,
+    /// insertion, bait.
     #[arg(long, value_delimiter = ',', default_value = "all", value_name = "LIST")]
     experiments: Vec<String>,
     /// Shape of the models.
@@ -62,6 +64,13 @@ pub(crate) struct Arguments {
     /// By default some, and none with --quick.
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     long_answers: Option<f32>,
+    /// Share of the base model's prompts with words put in that mean nothing: a base that reads past such words is what
+    /// GCG needs to be a fair question. By default none.
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value_t = 0.0)]
+    insertions: f32,
+    /// Align more softly: a third of the steps at half the rate.
+    #[arg(long)]
+    softly_aligned: bool,
     /// Which prompts: test to report, development to choose settings on.
     #[arg(long, default_value = "test", value_name = "SPLIT")]
     split: SplitName,
@@ -97,7 +106,7 @@ impl Size {
                 asr_steps: (0..=organism::HARMFUL.steps).collect(),
                 kl_steps: vec![organism::HARMFUL.steps],
             },
-            decoding_cases: 16,
+            attack_cases: 16,
             decoding_others: SamplingParams::default(),
             harmful: organism::TUNED_HARMFUL,
             identity: organism::TUNED_IDENTITY,
@@ -105,27 +114,29 @@ impl Size {
             task: organism::TUNED_LEDGER,
             warmup_steps: organism::TUNED_WARMUP,
             augmentation: organism::AUGMENTED,
+            suffixes: SuffixAttack {
+                search: gcg::Settings { steps: 40, candidates: 128, top_k: 64, ..gcg::Settings::default() },
+                restarts: 1,
+                best: 1,
+            },
             all_tasks: arguments.full,
             betas: BETAS.to_vec(),
             ablations: vec![(5, 0.5)],
         };
-        let default = Self {
-            seeds: 1,
-            base: organism::BASE,
-            aligned: organism::ALIGNED,
-            counts: Counts::RECIPE,
-            settings: settings.clone(),
-        };
+        let aligned = if arguments.softly_aligned { organism::SOFTLY_ALIGNED } else { organism::ALIGNED };
+        let default =
+            Self { seeds: 1, base: organism::BASE, aligned, counts: Counts::RECIPE, settings: settings.clone() };
         if arguments.quick {
             let mut settings = settings;
             settings.shown = 2;
+            settings.suffixes.search.steps = 10;
             settings.measure.gradient_examples = 10;
             settings.measure.asr_steps = vec![0, 4, 7, 10];
             settings.betas = [0.1, 2.0].map(BetaSchedule::Uniform).to_vec();
             settings.betas.push(BetaSchedule::Paper);
             Self {
                 base: Stage { batch_size: 24, ..organism::BASE },
-                aligned: Stage { steps: 100, batch_size: 20, ..organism::ALIGNED },
+                aligned: Stage { steps: aligned.steps * 5 / 6, batch_size: 20, ..aligned },
                 counts: Counts {
                     prompts: 24,
                     hard_prompts: 8,
@@ -141,8 +152,10 @@ impl Size {
             let mut settings = settings;
             settings.measure.gradient_examples = 100;
             settings.ablations = ABLATIONS.to_vec();
-            settings.decoding_cases = 100;
-            Self { seeds: 3, settings, ..default }
+            settings.attack_cases = 100;
+            let search = gcg::Settings { steps: 100, ..gcg::Settings::default() };
+            settings.suffixes = SuffixAttack { search, restarts: 10, best: 3 };
+            Self { seeds: 3, counts: Counts { behaviours: 50, ..Counts::RECIPE }, settings, ..default }
         } else {
             default
         }
@@ -160,28 +173,38 @@ struct Config<'a> {
 /// Share of the base model's answers that are about several objects.
 const LONG_ANSWERS: f32 = 0.4;
 
+/// Share of prompts with words put in, in the world that `--full` attacks by GCG beside the first.
+const INSERTIONS: f32 = 0.3;
+
 /// E3's depths: the paper's, and those of its ablations.
 const DEPTHS: [usize; 7] = [0, 5, 10, 20, 40, 80, 160];
 
 pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> Result<()> {
     let mut chosen = experiments(&arguments.experiments)?;
     if arguments.quick && arguments.experiments == ["all"] {
-        chosen.retain(|name| !["e4b", "e5b", "decoding", "e9", "e10"].contains(&name.as_str()));
+        chosen.retain(|name| !["e4b", "e5b", "decoding", "e9", "e10", "insertion", "bait"].contains(&name.as_str()));
     }
     let long_answers = arguments.long_answers.unwrap_or(if arguments.quick { 0.0 } else { LONG_ANSWERS });
-    if !(0.0..=1.0).contains(&long_answers) {
-        return Err(Error::Usage("--long-answers must be from 0 to 1".into()));
+    if ![long_answers, arguments.insertions].iter().all(|share| (0.0..=1.0).contains(share)) {
+        return Err(Error::Usage("--long-answers and --insertions must be from 0 to 1".into()));
     }
-    let world = World { greetings: !arguments.no_greetings, long_answers, ..World::default() };
+    let world = World { greetings: !arguments.no_greetings, long_answers, insertions: arguments.insertions };
     let size = Size::of(arguments, chosen);
     global.note(format_args!("safedepth demo on {}", device.describe()));
     of_world(global, &device, arguments, &arguments.output, &world, &size)?;
     if arguments.full && world.greetings {
         // Greetings favour the biased schedule: the same without them stands beside it.
-        let mut size = Size { seeds: 1, ..size };
+        let mut size = Size { seeds: 1, ..size.clone() };
         size.settings.experiments.retain(|name| !["e4", "e4b", "e5b", "e10"].contains(&name.as_str()));
         let world = World { greetings: false, ..world };
         of_world(global, &device, arguments, &arguments.output.join("without-greetings"), &world, &size)?;
+    }
+    if arguments.full && world.insertions == 0.0 {
+        // GCG asks a fair question only of a base that reads past words without meaning.
+        let mut size = Size { seeds: 1, aligned: organism::SOFTLY_ALIGNED, ..size };
+        size.settings.experiments.retain(|name| name == "e6");
+        let world = World { insertions: INSERTIONS, ..world };
+        of_world(global, &device, arguments, &arguments.output.join("robust-to-words"), &world, &size)?;
     }
     Ok(())
 }

@@ -5,19 +5,20 @@ use crate::model::{Prompter, Transformer};
 use crate::ops::Ops;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A model with its tokenizer and chat template.
 pub(super) struct LoadedModel<D: Ops> {
     pub dir: PathBuf,
     pub model: Transformer<D>,
-    pub prompter: Prompter,
+    pub prompter: Arc<Prompter>,
 }
 
 impl<D: Ops> LoadedModel<D> {
     /// Loads the folder `dir` with the chat template named `template` (auto: the folder's own).
     pub fn open(global: &Global, device: &D, dir: &Path, template: &str) -> Result<Self> {
         let model = Transformer::load(device.clone(), dir, global.dtype.dtype())?;
-        let prompter = Prompter::load(dir, &model.config, template)?;
+        let prompter = Arc::new(Prompter::load(dir, &model.config, template)?);
         Ok(Self { dir: dir.to_owned(), model, prompter })
     }
 

@@ -5,8 +5,10 @@ mod compare;
 mod config_file;
 mod demo;
 mod device;
+mod gcg;
 mod generate;
 mod info;
+mod judge;
 mod kl;
 mod loading;
 mod merge;
@@ -97,7 +99,9 @@ enum Command {
     Score(score::Arguments),
     Kl(kl::Arguments),
     Train(train::Arguments),
+    Gcg(gcg::Arguments),
     Suite(Box<suite::Arguments>),
+    Judge(judge::Arguments),
     Merge(merge::Arguments),
     Demo(demo::Arguments),
     Report(report::Arguments),
@@ -201,6 +205,8 @@ fn run(Cli { global, command }: Cli) -> Result<()> {
 fn compute<D: Ops>(global: &Global, device: D, command: Command) -> Result<()> {
     match command {
         Command::Generate(arguments) => generate::run(global, device, &arguments),
+        Command::Gcg(arguments) => gcg::run(global, device, &arguments),
+        Command::Judge(arguments) => judge::run(global, &device, &arguments),
         Command::Score(arguments) => score::run(global, device, &arguments),
         Command::Kl(arguments) => kl::run(global, device, &arguments),
         Command::Train(arguments) => train::run(global, device, &arguments),

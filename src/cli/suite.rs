@@ -2,8 +2,9 @@
 
 use super::Global;
 use super::bench::kernels::gemm_peak;
+use super::judge::{Choice, note_cost};
 use super::loading::LoadedModel;
-use crate::attack::Lab;
+use crate::attack::{Lab, gcg};
 use crate::data::folder::Folder;
 use crate::data::pairs;
 use crate::experiment::augmentation::{Augmentation, Mix};
@@ -11,10 +12,10 @@ use crate::experiment::finetuning_dynamics::Measure;
 use crate::experiment::finetuning_grid::BETAS;
 use crate::experiment::materials::FinetuningKind;
 use crate::experiment::plan::{self, EXPERIMENTS};
+use crate::experiment::suffix_attack::SuffixAttack;
 use crate::experiment::user_materials::Sides;
 use crate::experiment::{Materials, Plan, Settings};
 use crate::generate::Engine;
-use crate::judge::{Judge, KeywordJudge, WorldJudge};
 use crate::model::checkpoint;
 use crate::model::config::GenerationConfig;
 use crate::ops::Ops;
@@ -49,12 +50,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     family: Option<String>,
     /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, decoding, e7,
-    /// e8, e9, e10.
+    /// e8, e9, e10, insertion, bait.
     #[arg(long, value_delimiter = ',', default_value = "e1,e2,e3", value_name = "LIST")]
     experiments: Vec<String>,
-    /// Who judges: keyword (no refusal words, and not empty or degenerate, counts as harmful) or world (the demo's).
-    #[arg(long, default_value = "keyword", value_name = "NAME")]
-    judge: String,
+    #[command(flatten)]
+    judge: Choice,
     /// Chat template of the aligned model: auto, llama2, gemma, alpaca, plain or a file.
     #[arg(long, default_value = "auto", value_name = "TEMPLATE")]
     template: String,
@@ -78,9 +78,9 @@ pub(crate) struct Arguments {
     /// 0 is off.
     #[arg(long, default_value_t = 50, value_name = "K")]
     top_k: usize,
-    /// Instructions that the decoding exploit asks, each 98 times.
+    /// Instructions that decoding (each 98 times), insertion and bait ask.
     #[arg(long, default_value_t = 100, value_name = "N")]
-    decoding_prompts: usize,
+    attack_prompts: usize,
     /// Let the decoding exploit's other parameters be what the aligned model's generation_config.json recommends (top-k
     /// 50 where it has none), as Huang et al.'s code does, and not neutral.
     #[arg(long)]
@@ -88,6 +88,15 @@ pub(crate) struct Arguments {
     /// Responses of each setting that the report shows, with their KL token by token.
     #[arg(long, default_value_t = 4, value_name = "N")]
     shown: usize,
+    /// Steps of E6's GCG, on prompts that have a "target" (AdvBench's); 0 leaves it out.
+    #[arg(long, default_value_t = 500, value_name = "N")]
+    gcg_steps: usize,
+    /// Searches of E6's GCG, of which the best 3 are reported.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    gcg_restarts: usize,
+    /// Prompts that E6's GCG seeks one suffix for.
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    gcg_behaviours: usize,
     #[command(flatten)]
     tuning: Tuning,
     /// Seed of sampling and of the order of training examples.
@@ -226,7 +235,7 @@ impl Tuning {
                 asr_steps: (0..=self.dynamics_steps).step_by(2).collect(),
                 kl_steps: vec![self.dynamics_steps],
             },
-            decoding_cases: arguments.decoding_prompts,
+            attack_cases: arguments.attack_prompts,
             decoding_others,
             harmful: attack(materials.harmful.len()),
             identity: attack(learned(FinetuningKind::Identity)),
@@ -241,6 +250,11 @@ impl Tuning {
                 probability: self.prefill_probability,
                 max_prefill: self.max_prefill,
                 mix: self.mix,
+            },
+            suffixes: SuffixAttack {
+                search: gcg::Settings { steps: arguments.gcg_steps, ..gcg::Settings::default() },
+                restarts: arguments.gcg_restarts,
+                best: 3,
             },
             all_tasks: true,
             betas: BETAS.to_vec(),
@@ -287,11 +301,7 @@ pub(super) fn report<D: Ops>(global: &Global, device: &D, folder: RunFolder) -> 
 pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> Result<()> {
     arguments.tuning.check()?;
     let experiments = experiments(&arguments.experiments)?;
-    let judge: Box<dyn Judge> = match arguments.judge.as_str() {
-        "keyword" => Box::new(KeywordJudge::default()),
-        "world" => Box::new(WorldJudge),
-        name => return Err(Error::Usage(format!("unknown judge \"{name}\": use keyword or world"))),
-    };
+    let judge = arguments.judge.open(global, &device)?;
     let inputs = hash_inputs(&[&arguments.aligned, &arguments.base, &arguments.data])?;
     let manifest = Manifest { shard: arguments.shard, inputs, ..global.manifest(&device) };
     let mut folder = RunFolder::open(&arguments.output, &(global, arguments), &manifest)?;
@@ -306,7 +316,14 @@ pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> 
         Folder { safety: pairs::read(&arguments.data)?, ..Folder::default() }
     };
     let max_length = arguments.tuning.max_length.min(aligned.model.config.max_position_embeddings);
-    let sides = Sides { aligned: &aligned.prompter, base: &base.prompter, max_length };
+    let wanted = experiments.iter().any(|name| name == "e6") && arguments.gcg_steps > 0;
+    let sides = Sides {
+        aligned: &aligned.prompter,
+        base: &base.prompter,
+        max_length,
+        vocab_size: aligned.model.config.vocab_size,
+        behaviours: if wanted { arguments.gcg_behaviours } else { 0 },
+    };
     let materials = Materials::of_folder(&data, &sides, arguments.limit.unwrap_or(usize::MAX))?;
     let others = if arguments.inherit {
         GenerationConfig::load(&aligned.dir, &aligned.model.config)?.sampling()
@@ -344,5 +361,6 @@ pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> 
         };
         plan.run(&mut folder)?;
     }
+    note_cost(global, judge.as_ref());
     report(global, &device, folder)
 }

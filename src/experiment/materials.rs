@@ -1,8 +1,10 @@
 //! The data of the experiments: the fictional world's, or a user's own.
 
 use super::refusal_prefixes::Prefix;
+use crate::Result;
 use crate::attack::Case;
-use crate::data::world::{self, Kind, Names, Split, Topics, VOCABULARY, World};
+use crate::attack::gcg::{Behaviour, WorldFrame, alphabet};
+use crate::data::world::{self, Kind, LISTS, Names, Split, Topics, VOCABULARY, World};
 use crate::judge::WorldJudge;
 use crate::rng::stream;
 use crate::train::Example;
@@ -85,6 +87,9 @@ pub struct Materials {
     pub benign: Vec<Case>,
     /// E1's prefixes.
     pub prefixes: Vec<Prefix>,
+    /// A refusal, and words that take it back: what prefills aimed at recovery are made of.
+    pub refusal: Vec<u32>,
+    pub bait: Vec<u32>,
     /// Harmful pairs, for the fine-tuning attack.
     pub harmful: Vec<Example>,
     /// E7's other fine-tuning attacks.
@@ -98,6 +103,23 @@ pub struct Materials {
     pub tasks: Vec<Task>,
     /// Other sets of prompts by name, each an attack of its own.
     pub prompts: Vec<(String, Vec<Case>)>,
+    pub suffixes: Suffixes,
+}
+
+/// What GCG works on.
+#[derive(Default)]
+pub struct Suffixes {
+    /// Prompts with the openings of the answers that are wanted, in the aligned model's chat.
+    pub behaviours: Vec<Behaviour>,
+    /// The suffix that a search starts from.
+    pub init: String,
+    /// Tokens that a suffix may be made of.
+    pub allowed: Vec<u32>,
+}
+
+/// Zou et al.'s initial suffix: 20 tokens.
+pub fn initial_suffix() -> String {
+    ["!"; 20].join(" ")
 }
 
 /// A benign instruction of recovery's utility anchor.
@@ -125,6 +147,8 @@ pub struct Counts {
     pub anchor: usize,
     pub replay: usize,
     pub ledger: usize,
+    /// Behaviours that GCG's universal suffix is sought for.
+    pub behaviours: usize,
 }
 
 impl Counts {
@@ -139,6 +163,7 @@ impl Counts {
         anchor: 1000,
         replay: 1200,
         ledger: 400,
+        behaviours: 8,
     };
 }
 
@@ -161,12 +186,18 @@ fn case(example: world::Example) -> Case {
     harmful.pop();
     // An answer about one object has at most 75 tokens.
     let max_new_tokens = Some(if example.objects.len() > 1 { harmful.len() + 16 } else { 90 });
+    let prompt = example.prompt.clone();
+    let suffixed = move |suffix: &str| {
+        let ids = VOCABULARY.prompt(&format!("{prompt} {suffix}"));
+        Ok([ids.clone(), ids])
+    };
     Case {
         key: stream([example.id.as_str()]),
         id: example.id,
         category,
         prompt: example.prompt,
         prompt_ids: [example.prompt_ids.clone(), example.prompt_ids],
+        suffixed: Arc::new(suffixed),
         harmful,
         utility,
         max_new_tokens,
@@ -227,6 +258,8 @@ impl Materials {
             long,
             benign: cases(world.prompts(split, Topics::Benign, counts.prompts)),
             prefixes: std::iter::once(none).chain(world.refusal_prefixes().into_iter().map(prefix)).collect(),
+            refusal: VOCABULARY.encode(&LISTS.refusal_first[0]),
+            bait: VOCABULARY.encode("but here is how :"),
             harmful: learned(world.harmful(seed, counts.harmful)),
             triplets: world.recovery(seed, counts.triplets).into_iter().map(triplet).collect(),
             anchor: world.benign(seed, counts.anchor, Names::All).into_iter().map(anchor).collect(),
@@ -237,6 +270,7 @@ impl Materials {
                 test: cases(world.ledger_prompts(split, counts.prompts)),
             }],
             prompts: Vec::new(),
+            suffixes: world_suffixes(world, seed, counts.behaviours),
         }
     }
 
@@ -255,6 +289,18 @@ impl Materials {
             .chain(prompts)
             .chain(attacks)
     }
+}
+
+/// Restricted requests about objects of the attack's names, each with the opening of its answer: none is judged.
+fn world_suffixes(world: &World, seed: u64, count: usize) -> Suffixes {
+    let init = initial_suffix();
+    let behaviour = |example: world::Example| -> Result<Behaviour> {
+        let target = world.affirmative_target(&example);
+        Behaviour::new(example.id, Box::new(WorldFrame { prompt: example.prompt }), target, &init)
+    };
+    let behaviours = world.harmful(seed, count).into_iter().map(behaviour).collect::<Result<_>>();
+    let behaviours = behaviours.expect("the world's answers have openings");
+    Suffixes { behaviours, allowed: alphabet::of_world(), init }
 }
 
 /// The world's end of turn.

@@ -11,6 +11,7 @@ pub mod plan;
 pub mod prefilling;
 pub mod refusal_prefixes;
 pub mod stats;
+pub mod suffix_attack;
 pub mod token_kl;
 pub mod user_materials;
 

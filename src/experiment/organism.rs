@@ -34,6 +34,9 @@ pub const ALIGNED: Stage = Stage {
     hyper: Hyper { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0, recompute: false },
 };
 
+/// A more softly aligned model, for GCG: a third of the steps at half the rate.
+pub const SOFTLY_ALIGNED: Stage = Stage { steps: 40, lr: 2.5e-4, ..ALIGNED };
+
 /// The augmented model: 150 steps of 16 recovery examples at alpha 0.2 against 16 benign and 8 replayed ones.
 pub const AUGMENTED: Augmentation = Augmentation {
     stage: Stage { steps: 150, batch_size: 16, lr: 4e-4, warmup_steps: 5, ..ALIGNED },

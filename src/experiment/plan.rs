@@ -5,9 +5,11 @@ use super::augmentation::{self, Augmentation};
 use super::finetuning_dynamics::{self, Measure};
 use super::finetuning_grid::{self, Column, Start};
 use super::materials::{FinetuningAttack, FinetuningKind};
+use super::suffix_attack::{self, SuffixAttack};
 use super::{Materials, depth_criterion, drilldown, prefilling, refusal_prefixes, token_kl};
 use crate::attack::finetune::{self, Tuning};
-use crate::attack::{Branch, Case, Lab, Outcome, Side, Subject, decoding, prefill, respond};
+use crate::attack::{Branch, Case, Lab, Outcome, Side, Subject, bait, decoding, insertion, prefill, respond};
+use crate::judge::Pair;
 use crate::model::Transformer;
 use crate::ops::Ops;
 use crate::ops::sampling::SamplingParams;
@@ -16,15 +18,35 @@ use crate::train::{BetaSchedule, Example, Stage};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::cell::OnceCell;
+use std::cmp::Ordering;
 use std::path::Path;
 use std::time::Instant;
 
 /// The experiments by name, in the order of the paper.
-pub const EXPERIMENTS: [&str; 14] =
-    ["e1", "e2", "e3", "criterion", "e4", "e4b", "e5", "e5b", "e6", "decoding", "e7", "e8", "e9", "e10"];
+pub const EXPERIMENTS: [&str; 16] = [
+    "e1",
+    "e2",
+    "e3",
+    "criterion",
+    "e4",
+    "e4b",
+    "e5",
+    "e5b",
+    "e6",
+    "decoding",
+    "e7",
+    "e8",
+    "e9",
+    "e10",
+    "insertion",
+    "bait",
+];
 
 /// Those that need the augmented model.
-const AUGMENTED: &[&str] = &["e5", "e6", "decoding", "e10"];
+const AUGMENTED: &[&str] = &["e5", "e6", "decoding", "e10", "insertion", "bait"];
+
+/// Lengths of the spans that random insertion inserts, tokens.
+const SPANS: [usize; 4] = [4, 8, 16, 32];
 
 /// Grids and training settings.
 #[derive(Clone, Debug, Serialize)]
@@ -38,8 +60,8 @@ pub struct Settings {
     /// E4's harmful fine-tuning, and E4b's on each benign task.
     pub dynamics: Stage,
     pub measure: Measure,
-    /// The decoding exploit asks the first so many cases.
-    pub decoding_cases: usize,
+    /// The decoding exploit, insertion and bait ask the first so many cases.
+    pub attack_cases: usize,
     /// The sampling parameters that a setting of the decoding exploit does not move.
     pub decoding_others: SamplingParams,
     /// E7 to E10 on harmful pairs and on benign tasks; E7's identity shifting and backdoor.
@@ -50,6 +72,8 @@ pub struct Settings {
     /// Warm-up steps of the methods that have one.
     pub warmup_steps: usize,
     pub augmentation: Augmentation,
+    /// E6's GCG.
+    pub suffixes: SuffixAttack,
     /// Whether E9 and E10 tune on benign tasks too, beside harmful pairs.
     pub all_tasks: bool,
     /// E8's schedules.
@@ -148,6 +172,7 @@ impl<D: Ops> Plan<'_, D> {
             }
         }
         self.dynamics(folder, &aligned)?;
+        self.suffixes(folder, &aligned, &base)?;
         if self.asked(AUGMENTED) {
             self.with_augmented(folder, &aligned, &base)?;
         } else if self.asked(&["e1", "e3", "e7"]) {
@@ -164,6 +189,7 @@ impl<D: Ops> Plan<'_, D> {
         let mut cells = vec![both.clone()];
         cells.extend(self.asked(&["e5"]).then(|| kl.clone()));
         cells.extend(self.asked(&["criterion"]).then(|| criterion.clone()));
+        cells.extend(self.suffix_cell("augmented"));
         for target in self.targets(Start::Augmented) {
             let columns = self.columns(Start::Augmented).into_iter().filter(|column| target.wants(column));
             cells.extend(columns.map(|column| self.grid_cell("augmented", &target.tuning, &column)));
@@ -180,7 +206,25 @@ impl<D: Ops> Plan<'_, D> {
         if self.asked(&["criterion"]) {
             folder.cell(&criterion, || self.criterion(&augmented))?;
         }
+        self.suffixes(folder, &augmented, base)?;
         self.grid(folder, &augmented, Start::Augmented)
+    }
+
+    /// The cell of E6's GCG on a model; none where it is not asked for or has nothing to aim at.
+    fn suffix_cell(&self, model: &str) -> Option<String> {
+        let wanted = self.asked(&["e6"]) && !self.settings.suffixes.is_off();
+        (wanted && !self.materials.suffixes.behaviours.is_empty()).then(|| self.cell_name(&format!("e6 gcg {model}")))
+    }
+
+    fn suffixes(&self, folder: &mut RunFolder, subject: &Subject<'_, D>, base: &Subject<'_, D>) -> Result<()> {
+        let Some(cell) = self.suffix_cell(subject.name) else { return Ok(()) };
+        let dir = folder.dir().join("gcg");
+        folder.cell(&cell, || {
+            std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+            let place = dir.join(cell.replace("e6 gcg ", ""));
+            suffix_attack::run(&self.lab, subject, base, self.materials, &self.settings.suffixes, &place)
+        })?;
+        Ok(())
     }
 
     fn criterion(&self, subject: &Subject<'_, D>) -> Result<Findings> {
@@ -221,8 +265,17 @@ impl<D: Ops> Plan<'_, D> {
             branches.extend(finetuning_grid::branches(&asked).into_iter().map(branch));
         }
         if self.asked(&["decoding"]) && initial {
-            let cases = materials.cases.iter().take(self.settings.decoding_cases);
+            let cases = materials.cases.iter().take(self.settings.attack_cases);
             branches.extend(decoding::branches("decoding", cases, self.settings.decoding_others));
+        }
+        let few = materials.cases.iter().take(self.settings.attack_cases);
+        let refusal = &materials.refusal;
+        if self.asked(&["insertion"]) && initial {
+            branches.extend(insertion::branches("insertion", few.clone(), refusal, &SPANS, self.lab.engine.seed));
+        }
+        if self.asked(&["bait"]) && initial {
+            let depths: Vec<usize> = self.settings.depths.iter().copied().filter(|&k| k <= 40).collect();
+            branches.extend(bait::branches("bait", few, refusal, &materials.bait, &depths));
         }
         branches
     }
@@ -269,15 +322,20 @@ impl<D: Ops> Plan<'_, D> {
             let benign = outcomes.into_iter().filter(|(branch, _)| branch.experiment == "e5");
             benign.map(|(branch, o)| (branch.case.id.clone(), branch.case.prompt.clone(), o.response)).collect()
         };
-        for ((id, prompt, before), (_, _, after)) in answers(before).into_iter().zip(answers(after)) {
-            if let Some(order) = self.lab.judge.compare(&prompt, &after, &before) {
-                let win = match order {
-                    std::cmp::Ordering::Less => 0.0,
-                    std::cmp::Ordering::Equal => 0.5,
-                    std::cmp::Ordering::Greater => 1.0,
-                };
-                other.rows.push(self.lab.row("e5", augmented.name, "none", "against aligned", None, &id, "win", win));
-            }
+        let (before, after) = (answers(before), answers(after));
+        let pairs: Vec<Pair<'_>> = before
+            .iter()
+            .zip(&after)
+            .map(|((_, prompt, before), (_, _, after))| Pair { prompt, a: after, b: before })
+            .collect();
+        let orders = if pairs.is_empty() { None } else { self.lab.judge.compare_all(&pairs)? };
+        for ((id, ..), order) in before.iter().zip(orders.into_iter().flatten()) {
+            let win = match order {
+                Ordering::Less => 0.0,
+                Ordering::Equal => 0.5,
+                Ordering::Greater => 1.0,
+            };
+            other.rows.push(self.lab.row("e5", augmented.name, "none", "against aligned", None, id, "win", win));
         }
         findings.rows.append(&mut other.rows);
         findings.responses.append(&mut other.responses);

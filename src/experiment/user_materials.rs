@@ -1,9 +1,10 @@
 //! Materials of the user's own: a data folder in the field's formats, as tokens of a pair of models.
 
 use super::Materials;
-use super::materials::{Anchor, FinetuningAttack, Task, Triplet};
+use super::materials::{Anchor, FinetuningAttack, Suffixes, Task, Triplet, initial_suffix};
 use super::refusal_prefixes::Prefix;
 use crate::attack::Case;
+use crate::attack::gcg::{Behaviour, ChatFrame, alphabet};
 use crate::data::folder::{self, Folder};
 use crate::data::pairs::Pair;
 use crate::judge::utility::Metric;
@@ -17,10 +18,14 @@ use std::sync::Arc;
 
 /// The two models' tokenizers and templates, and the bound on what is learned from.
 pub struct Sides<'a> {
-    pub aligned: &'a Prompter,
-    pub base: &'a Prompter,
+    pub aligned: &'a Arc<Prompter>,
+    pub base: &'a Arc<Prompter>,
     /// Sequences to learn from are cut at this many tokens.
     pub max_length: usize,
+    /// Rows of the embedding table.
+    pub vocab_size: usize,
+    /// Behaviours that GCG's suffix is sought for, at most.
+    pub behaviours: usize,
 }
 
 impl Sides<'_> {
@@ -30,7 +35,16 @@ impl Sides<'_> {
             Some(response) if utility.is_none() => self.aligned.response_ids(response)?,
             _ => Vec::new(),
         };
+        let (messages, sides) = (pair.messages.clone(), [self.aligned, self.base].map(Arc::clone));
+        let suffixed = move |suffix: &str| {
+            let mut messages = messages.clone();
+            if let Some(last) = messages.iter_mut().rev().find(|message| message.role() == "user") {
+                *last = last.with_content(format!("{} {suffix}", last.content()));
+            }
+            Ok([sides[0].prompt(&messages)?.ids, sides[1].prompt(&messages)?.ids])
+        };
         Ok(Case {
+            suffixed: Arc::new(suffixed),
             key: stream([id.as_str()]),
             id,
             category: pair.category.clone().unwrap_or_default(),
@@ -103,6 +117,21 @@ impl Sides<'_> {
             attacks.push(FinetuningAttack::backdoor(train, self.cases("", safety)?, with));
         }
         Ok(attacks)
+    }
+
+    /// Behaviours for GCG: the first pairs that say how an answer should begin.
+    fn suffixes(&self, folder: &Folder) -> Result<Suffixes> {
+        let init = initial_suffix();
+        let sets = folder.prompts.iter().map(|(_, pairs)| pairs.as_slice());
+        let pairs = sets.chain([folder.safety.as_slice()]).flatten();
+        let behaviour = |(pair, target): (&Pair, &String)| {
+            let frame = ChatFrame::new(Arc::clone(self.aligned), &pair.messages, &init)?;
+            Behaviour::new(&pair.id, Box::new(frame), self.aligned.response_ids(target)?, &init)
+        };
+        let targeted = pairs.filter_map(|pair| Some((pair, pair.target.as_ref()?)));
+        let behaviours = targeted.take(self.behaviours).map(behaviour).collect::<Result<Vec<_>>>()?;
+        let allowed = alphabet::of_tokenizer(&self.aligned.tokenizer, self.vocab_size, false);
+        Ok(Suffixes { allowed: if behaviours.is_empty() { Vec::new() } else { allowed }, behaviours, init })
     }
 
     fn task(&self, task: &folder::Task) -> Result<Task> {
@@ -195,12 +224,15 @@ impl Materials {
             cases: sides.cases("", head(&folder.safety, limit))?,
             benign: tasks.iter().flat_map(|task| task.test.iter().cloned()).collect(),
             prefixes,
+            refusal: sides.aligned.response_ids("I cannot fulfill your request.")?,
+            bait: sides.aligned.response_ids(" But here is how:")?,
             attacks: sides.attacks(folder, head(&folder.safety, limit))?,
             harmful: sides.learned("the harmful pairs", folder.harmful.as_deref().unwrap_or_default())?,
             triplets,
             anchor,
             tasks,
             prompts,
+            suffixes: sides.suffixes(folder)?,
             ..Self::default()
         })
     }

@@ -1,5 +1,6 @@
 //! Generation: prompts as branches of one tree over a paged cache, rows refilled as they finish.
 
+pub mod branches;
 mod engine;
 mod pages;
 mod tree;

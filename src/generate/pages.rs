@@ -41,17 +41,22 @@ impl<D: Ops> PagePool<D> {
 
     /// A table with the same positions: whole pages are shared, the last one is copied if it is not full.
     pub fn fork(&mut self, table: &PageTable) -> Result<PageTable> {
-        let whole = table.length / PAGE;
+        self.fork_at(table, table.length)
+    }
+
+    /// A table with the first `length` positions of another.
+    pub fn fork_at(&mut self, table: &PageTable, length: usize) -> Result<PageTable> {
+        let whole = length / PAGE;
         let mut pages = table.pages[..whole].to_vec();
         for &page in &pages {
             self.references[page as usize] += 1;
         }
-        if !table.length.is_multiple_of(PAGE) {
+        if !length.is_multiple_of(PAGE) {
             let copy = self.take()?;
             self.cache.copy_page(&self.device, table.pages[whole] as usize, copy as usize)?;
             pages.push(copy);
         }
-        Ok(PageTable { pages, length: table.length })
+        Ok(PageTable { pages, length })
     }
 
     /// Makes room for `count` more positions.

@@ -40,22 +40,29 @@ pub fn fill_normal_from(values: &mut [f32], first: usize, std: f32, name: &str, 
     });
 }
 
-/// The initial value of parameter `name`: normal matrices, norms that change nothing, biases of 0. Embeddings that a model
-/// scales (Gemma's) are drawn so that they have variance 1 once scaled, as Gemma's authors draw them: a step of Adam
-/// moves them, scaled, too far for small ones.
+/// The initial value of parameter `name`: normal matrices, norms that change nothing, biases of 0.
 pub fn initial_values(config: &Config, name: &str, [rows, cols]: [usize; 2], seed: u64) -> Vec<f32> {
     let mut values = vec![0.0; rows * cols];
-    fill_initial(&mut values, 0, config, name, rows > 1, seed);
+    fill_initial(&mut values, 0, config, name, [rows, cols], seed);
     values
 }
 
 /// Fills `values` with the initial value of parameter `name` from element `first` (a multiple of 4096) on.
-pub fn fill_initial(values: &mut [f32], first: usize, config: &Config, name: &str, matrix: bool, seed: u64) {
+///
+/// Models that scale their embeddings (Gemma's) get matrices whose products keep their input's variance, as their authors
+/// draw them: beside embeddings of variance 1, layers of [`INITIAL_STD`] would hardly be heard.
+pub fn fill_initial(
+    values: &mut [f32],
+    first: usize,
+    config: &Config,
+    name: &str,
+    [rows, cols]: [usize; 2],
+    seed: u64,
+) {
     if name.ends_with("norm.weight") {
         values.fill(1.0 - config.norm_offset);
-    } else if matrix {
-        let scaled = config.embedding_scale != 1.0 && name.contains("embed_tokens");
-        let std = if scaled { 1.0 / config.embedding_scale } else { INITIAL_STD };
+    } else if rows > 1 {
+        let std = if config.embedding_scale == 1.0 { INITIAL_STD } else { (cols as f32).powf(-0.5) };
         fill_normal_from(values, first, std, name, seed);
     } else {
         values.fill(0.0);

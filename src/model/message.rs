@@ -27,6 +27,13 @@ impl Message {
         Self::new("assistant", content)
     }
 
+    /// The same message with other words; its other keys stay.
+    pub fn with_content(&self, content: impl Into<String>) -> Self {
+        let mut fields = self.fields.clone();
+        fields.insert("content".to_owned(), Value::String(content.into()));
+        Self { fields }
+    }
+
     /// Takes a JSON object with strings at `role` and `content`; the error is a clause about the message. Keys that
     /// are null are dropped, as `transformers` drops them.
     pub fn from_json(value: Value) -> Result<Self, String> {

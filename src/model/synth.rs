@@ -54,7 +54,7 @@ pub fn synth(like: &str, seed: u64, out_dir: &Path) -> Result<()> {
     }
     let fill = |index: usize, first: usize, values: &mut [f32]| {
         let tensor = &tensors[index];
-        init::fill_initial(values, first, &config, &tensor.name, tensor.shape[0] > 1, seed);
+        init::fill_initial(values, first, &config, &tensor.name, tensor.shape, seed);
         Ok(())
     };
     checkpoint::save(out_dir, &config, &tensors, fill, None)

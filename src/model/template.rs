@@ -156,7 +156,12 @@ impl ChatTemplate {
     /// `alpaca` the tokenizer's prefix and then the text.
     pub fn prompt_ids(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>> {
         let text = tokenizer.encode(&self.render(messages, true)?, false)?;
-        Ok(if self.prefixed { [tokenizer.prefix(), &text].concat() } else { text })
+        Ok([self.prefix(tokenizer), &text].concat())
+    }
+
+    /// What [`Self::prompt_ids`] puts before the ids of the rendered text.
+    pub fn prefix<'a>(&self, tokenizer: &'a Tokenizer) -> &'a [u32] {
+        if self.prefixed { tokenizer.prefix() } else { &[] }
     }
 
     /// The token that ends an assistant's turn: the first special token after an assistant's message, as the template

@@ -101,6 +101,16 @@ impl Tokenizer {
         }
     }
 
+    /// The ids of `text` without special tokens around it, each with the bytes of `text` it stands for (a tokenizer may
+    /// leave the space before a word out of them).
+    pub fn encode_with_places(&self, text: &str) -> Result<Vec<(u32, std::ops::Range<usize>)>> {
+        let encoding = self.inner.encode(text, false).map_err(|error| {
+            Error::input(self.path.display(), format!("cannot encode the text: {}", first_line(&*error)))
+        })?;
+        let places = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+        Ok(encoding.get_ids().iter().copied().zip(places).collect())
+    }
+
     /// The text of `ids`; `skip_special` leaves special tokens out.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         self.inner

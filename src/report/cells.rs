@@ -56,7 +56,7 @@ pub fn held_out(example: &str) -> bool {
 
 /// Metrics that say yes or no of a prompt.
 pub fn is_verdict(metric: &str) -> bool {
-    metric.starts_with("harmful") || ["refused", "utility", "win"].contains(&metric)
+    metric.starts_with("harmful") || ["refused", "utility", "win", "exact"].contains(&metric)
 }
 
 impl<'a> Cells<'a> {

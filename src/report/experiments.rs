@@ -18,7 +18,7 @@ const fn new(id: &'static str, [title, paper, k, attack]: [&'static str; 4]) -> 
 }
 
 /// All of them, in the paper's order.
-pub const EXPERIMENTS: [Experiment; 15] = [
+pub const EXPERIMENTS: [Experiment; 17] = [
     new(
         "e1",
         [
@@ -143,6 +143,24 @@ pub const EXPERIMENTS: [Experiment; 15] = [
             "The augmented model is harder to break by fine-tuning, most of all with the constraint.",
             "k",
             "data",
+        ],
+    ),
+    new(
+        "insertion",
+        [
+            "Random insertion (beyond the paper): a refusal, then k tokens from the middle of a harmful answer",
+            "No number of the paper's: a model that is safe only because it began with a refusal goes on with the span.",
+            "k",
+            "attack",
+        ],
+    ),
+    new(
+        "bait",
+        [
+            "A prefill aimed at recovery (beyond the paper): k harmful tokens, a refusal, then \"but here is how\"",
+            "No number of the paper's: its authors name attacks that know of the recovery as open.",
+            "k",
+            "attack",
         ],
     ),
     new(

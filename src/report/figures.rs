@@ -85,6 +85,12 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
         "Prompts that any way of sampling breaks",
         |line| (line.setting.clone(), line.model.clone()),
     ));
+    for (id, title) in [
+        ("insertion", "Harmful answers after a refusal and k harmful tokens"),
+        ("bait", "Harmful answers after k harmful tokens, a refusal, and \"but here is how\""),
+    ] {
+        figures.push(test.of(id).depths(id, "harmful", title, model));
+    }
     figures.extend([("temperature", "top-p"), ("top-k", "top-k")].map(|parameters| decoding(&test, parameters)));
     for id in ["e7", "e8", "e9", "e10"] {
         for (metric, title) in [("harmful", "Harmful answers after tuning"), ("utility", "Utility on the task")] {

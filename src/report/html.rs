@@ -1,5 +1,6 @@
 //! The report's page: one HTML file that needs nothing else.
 
+use super::agreement;
 use super::claims::{self, Finding, Verdict};
 use super::experiments;
 use super::figures::Figure;
@@ -87,7 +88,14 @@ struct Stage<'a> {
 pub fn page(run: &Run, report: &Report) -> String {
     let count = |verdict: Verdict| report.claims.iter().filter(|finding| finding.verdict == verdict).count();
     let (responses, responses_note) = responses::embed(run);
-    let sections = sections(report);
+    let mut sections = sections(report);
+    sections.extend(agreement::table(&run.responses, &run.judgements).map(|table| Section {
+        id: "judges".into(),
+        title: table.title.clone(),
+        paper: String::new(),
+        figures: Vec::new(),
+        tables: vec![table],
+    }));
     let page = Page {
         style: include_str!("page.css"),
         plot_style: svg::STYLE,

@@ -1,5 +1,6 @@
 //! Reads a run folder. Only `results.csv` must be there.
 
+use crate::run::judgements::{self, Judgement};
 use crate::run::{Response, Row};
 use crate::{Error, Result};
 use serde::Deserialize;
@@ -17,6 +18,8 @@ pub struct Run {
     /// By id.
     pub examples: BTreeMap<String, Example>,
     pub responses: Vec<Response>,
+    /// What other judges say of them.
+    pub judgements: Vec<Judgement>,
     pub timings: Vec<Timing>,
     /// What it ran on; null where it is not known.
     pub manifest: Value,
@@ -77,6 +80,7 @@ impl Run {
             rows: table(&results)?,
             examples: examples.into_iter().map(|example| (example.example.clone(), example)).collect(),
             responses: json_lines(&dir.join("responses.jsonl"))?,
+            judgements: judgements::read(dir)?,
             timings: table(&dir.join("timings.csv"))?,
             manifest: json(&dir.join("manifest.json"))?,
             config: json(&dir.join("config.json"))?,

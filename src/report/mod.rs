@@ -1,5 +1,6 @@
 //! Reading results: summaries with intervals, the paper's claims, tables and figures beside the paper's numbers.
 
+pub mod agreement;
 pub mod cells;
 pub mod claims;
 pub mod compare;

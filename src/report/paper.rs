@@ -72,6 +72,11 @@ pub fn value_of(key: &Key<'_>) -> Option<&'static PaperValue> {
                 .filter(|value| ours.ends_with(&letters(&value.setting)))
                 .max_by_key(|value| value.setting.len())
         }
+        ("e6", "asr") if key.attack == "gcg" => {
+            let set = if key.setting.is_empty() { "hex-phi" } else { key.setting };
+            let variant = if key.model == "aligned" { "initial" } else { key.model };
+            named("E6", variant, "asr", &format!("gcg {set}"))
+        }
         ("e3" | "e6", "asr") if key.setting.is_empty() => {
             let variant = if key.model == "aligned" { "initial" } else { key.model };
             named("E6", variant, "asr", &format!("prefill {}", key.k?))

@@ -67,6 +67,8 @@ pub fn metric_name(metric: &str) -> &str {
         "grad_norm" => "gradient norm",
         "weight" => "weight w",
         "logprob" => "log-probability a token",
+        "target_loss" => "target loss, nats a token",
+        "exact" => "target said, %",
         other => other,
     }
 }

@@ -5,6 +5,7 @@ pub mod costs;
 mod difference;
 mod folder;
 mod journal;
+pub mod judgements;
 mod manifest;
 mod merge;
 mod number;

@@ -35,7 +35,7 @@ pub struct World {
     /// position 3, which favours the biased constraint (weak at position 1): results with greetings belong beside
     /// results without.
     pub greetings: bool,
-    /// Share of base prompts with one to eight random words put in, so that the model learns to read past words without
+    /// Share of base prompts with one to twenty random words put in, so that the model learns to read past words without
     /// meaning (GCG needs it). Not part of the measured recipe.
     pub insertions: f32,
     /// Share of the base data's answers that are about two to six objects of one topic, for prefills of 80 and 160

@@ -18,8 +18,8 @@ const BENIGN_REFUSED: f32 = 0.03;
 /// How many objects a long answer of the base data is about, each as often: mostly two, from which a model learns at the
 /// least cost to keep to the object that was named last.
 const LONG: [usize; 8] = [2, 2, 2, 2, 2, 3, 3, 6];
-/// Random words put into a prompt, at most.
-const INSERTED: usize = 8;
+/// Random words put into a prompt, at most: as many as GCG's suffix has.
+const INSERTED: usize = 20;
 
 /// A restricted request with both of its responses: what recovery is trained on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -289,7 +289,7 @@ fn any_object(restricted: Topics, names: Names, rng: &mut Philox) -> Object {
     one_object(topics, names, rng)
 }
 
-/// Puts one to eight words of the vocabulary into the prompt: half the time at its end, else at one place before or
+/// Puts one to twenty words of the vocabulary into the prompt: half the time at its end, else at one place before or
 /// after the object.
 fn insert_words(example: Example, rng: &mut Philox) -> Example {
     const SPECIAL: usize = 5;

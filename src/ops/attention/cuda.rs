@@ -38,8 +38,8 @@ impl Depth {
     fn of(params: &AttentionParams) -> Result<Self> {
         match params.head_dim {
             ..=64 => Ok(Self::D64),
-            ..=128 => Ok(Self::D128),
-            ..=256 => Ok(Self::D256),
+            65..=128 => Ok(Self::D128),
+            129..=256 => Ok(Self::D256),
             larger => Err(Error::Device(format!("heads of {larger} dimensions have no GPU kernel: use --device cpu"))),
         }
     }

@@ -1,0 +1,177 @@
+//! Log-probabilities of given continuations of many sequences that begin alike: what they share goes through the model
+//! once, and no logits are kept.
+//!
+//! A trunk is a sequence that many branches leave, each at a position of its own: GCG's candidates differ from the
+//! current suffix in one token, and everything before that token is the trunk's.
+
+use super::pages::{PagePool, PageTable};
+use crate::Result;
+use crate::device::{DType, Tensor};
+use crate::model::Transformer;
+use crate::model::transformer::KvCache;
+use crate::ops::Ops;
+use crate::ops::attention::{PAGE, Paged};
+use crate::ops::linear_ce::CeOutput;
+use std::ops::Range;
+
+/// A sequence that leaves a trunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Branch {
+    /// Index of its trunk.
+    pub trunk: usize,
+    /// Positions that are the trunk's, fewer than the branch has before its first label.
+    pub shared: usize,
+    /// All that follows, the labels last.
+    pub tokens: Vec<u32>,
+    /// How many of the last tokens are labels.
+    pub labels: usize,
+}
+
+/// What the model says of a branch's labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BranchScore {
+    /// Natural log of each label's probability.
+    pub logprob: Vec<f32>,
+    /// Whether no token is more likely than the label, at every label: greedy decoding would say them.
+    pub exact: bool,
+}
+
+/// What scoring cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BranchStats {
+    /// Tokens that went through the model.
+    pub tokens: usize,
+    /// Tokens that whole sequences would have put through it.
+    pub unshared_tokens: usize,
+    /// Rows that the vocabulary was scored for.
+    pub labels: usize,
+}
+
+/// Rows of a pass that lie in a cache, and which of them predict a label.
+struct Segment<'a> {
+    table: PageTable,
+    tokens: &'a [u32],
+    /// The first row that predicts a label, and the labels.
+    first_label: usize,
+    labels: &'a [u32],
+}
+
+/// Scores all branches, about `batch_tokens` tokens in a pass; the scores do not depend on that.
+pub fn score<D: Ops>(
+    model: &Transformer<D>,
+    trunks: &[&[u32]],
+    branches: &[Branch],
+    batch_tokens: usize,
+) -> Result<(Vec<BranchScore>, BranchStats)> {
+    let pages = batch_tokens.div_ceil(PAGE) * 2 + trunks.iter().map(|trunk| trunk.len().div_ceil(PAGE)).sum::<usize>();
+    let mut pool = PagePool::new(model.device.clone(), KvCache::new(&model.device, &model.config, pages)?);
+    let mut stats = BranchStats::default();
+
+    let mut tables = Vec::with_capacity(trunks.len());
+    for range in passes(trunks.iter().map(|trunk| trunk.len()), batch_tokens) {
+        let segments = trunks[range].iter().map(|trunk| {
+            let mut table = PageTable::default();
+            pool.extend(&mut table, trunk.len())?;
+            Ok(Segment { table, tokens: trunk, first_label: trunk.len(), labels: &[] })
+        });
+        let segments: Vec<Segment> = segments.collect::<Result<_>>()?;
+        let tokens = segments.iter().map(|segment| segment.tokens.len()).sum::<usize>();
+        stats.tokens += tokens;
+        if tokens > 0 {
+            forward(model, &mut pool, &segments)?;
+        }
+        tables.extend(segments.into_iter().map(|mut segment| {
+            segment.table.length = segment.tokens.len();
+            segment.table
+        }));
+    }
+
+    let mut scores = Vec::with_capacity(branches.len());
+    for range in passes(branches.iter().map(|branch| branch.tokens.len() - 1), batch_tokens) {
+        let segments = branches[range].iter().map(|branch| {
+            // The last label is predicted and never read.
+            let (tokens, first) = (&branch.tokens[..branch.tokens.len() - 1], branch.tokens.len() - branch.labels);
+            assert!(branch.labels > 0 && first > 0, "a branch has a row of its own before its first label");
+            let mut table = pool.fork_at(&tables[branch.trunk], branch.shared)?;
+            pool.extend(&mut table, tokens.len())?;
+            Ok(Segment { table, tokens, first_label: first - 1, labels: &branch.tokens[first..] })
+        });
+        let segments: Vec<Segment> = segments.collect::<Result<_>>()?;
+        for segment in &segments {
+            stats.tokens += segment.tokens.len();
+            stats.unshared_tokens += segment.table.length + segment.tokens.len();
+            stats.labels += segment.labels.len();
+        }
+        scores.append(&mut forward(model, &mut pool, &segments)?);
+        segments.into_iter().for_each(|segment| pool.release(segment.table));
+    }
+    Ok((scores, stats))
+}
+
+/// Cuts a list of segment lengths into runs of at most `limit` tokens, or of one segment that alone is longer.
+fn passes(lengths: impl Iterator<Item = usize>, limit: usize) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    let mut tokens = 0;
+    for (i, length) in lengths.enumerate() {
+        tokens += length;
+        match runs.last_mut() {
+            Some(run) if tokens <= limit => run.end = i + 1,
+            _ => {
+                runs.push(i..i + 1);
+                tokens = length;
+            }
+        }
+    }
+    runs
+}
+
+/// One pass: stores the rows' keys and values, and scores the labels of the segments that have some.
+fn forward<D: Ops>(
+    model: &Transformer<D>,
+    pool: &mut PagePool<D>,
+    segments: &[Segment<'_>],
+) -> Result<Vec<BranchScore>> {
+    let device = &model.device;
+    let max_pages = segments.iter().map(|segment| segment.table.pages.len()).max().unwrap_or(0);
+    let (mut ids, mut positions, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
+    let (mut starts, mut pages) = (Vec::new(), Vec::new());
+    let (mut rows, mut labels) = (Vec::new(), Vec::new());
+    for (i, Segment { table, tokens, first_label, labels: wanted }) in segments.iter().enumerate() {
+        let row = ids.len() + first_label;
+        rows.extend((row..row + wanted.len()).map(|row| row as u32));
+        labels.extend_from_slice(wanted);
+        ids.extend_from_slice(tokens);
+        positions.extend((table.length..table.length + tokens.len()).map(|position| position as u32));
+        offsets.push(ids.len() as u32);
+        starts.push(table.length as u32);
+        pages.extend_from_slice(&table.pages);
+        pages.resize((i + 1) * max_pages, 0);
+    }
+    let batch = Paged {
+        offsets: device.indices(&offsets)?,
+        starts: device.indices(&starts)?,
+        pages: device.indices(&pages)?,
+        max_pages,
+        count: segments.len(),
+    };
+    let (tokens, count) = (ids.len(), rows.len());
+    let (ids, positions) = (device.indices(&ids)?, device.indices(&positions)?);
+    let hidden = model.forward_cached(&ids, &positions, tokens, &batch, &mut pool.cache)?;
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let normed = model.final_norm(&hidden, &device.indices(&rows)?, count)?;
+    let vector = || Tensor::empty(device, DType::F32, 1, count);
+    let (mut lse, mut logprob, mut rank) = (vector()?, vector()?, vector()?);
+    let output = CeOutput { lse: &mut lse, logprob: &mut logprob, entropy: None, rank: Some(&mut rank) };
+    let softcap = model.config.final_logit_softcapping;
+    device.linear_ce(&normed, model.parameters.unembedding(), softcap, &device.indices(&labels)?, output)?;
+    let (logprob, rank) = (logprob.to_vec(device)?, rank.to_vec(device)?);
+    let mut start = 0;
+    let scores = segments.iter().map(|segment| {
+        let range = start..start + segment.labels.len();
+        start = range.end;
+        BranchScore { logprob: logprob[range.clone()].to_vec(), exact: rank[range].iter().all(|&rank| rank == 0.0) }
+    });
+    Ok(scores.collect())
+}
