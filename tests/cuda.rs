@@ -186,9 +186,9 @@ fn commands_agree_with_the_cpu() {
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     std::fs::write(path("pairs"), PAIRS).unwrap();
 
-    let generate = "generate --prompt fold --max-new-tokens 6 --samples 2 --model";
+    let generate = "generate --prompt fold --max-new-tokens 6 --samples 2";
     assert_eq!(on_the_gpu(generate, &[&aligned]), on_the_cpu(generate, &[&aligned]), "by the same random numbers");
-    let score = format!("score --model {aligned} --input {} --output", path("pairs"));
+    let score = format!("score {aligned} --input {} --output", path("pairs"));
     let kl = format!("kl --aligned {aligned} --base {base} --input {} --output", path("pairs"));
     for (command, name) in [(score, "score"), (kl, "kl")] {
         let (gpu, cpu) = (path(&format!("{name}-gpu")), path(&format!("{name}-cpu")));
@@ -218,7 +218,7 @@ fn the_first_three_experiments_agree_with_the_cpu() {
 #[test]
 fn errors_are_one_sentence() {
     let Some((_dir, [model, _])) = models() else { return };
-    let generate = format!("generate --model {model} --prompt open --max-new-tokens 2 --device");
+    let generate = format!("generate {model} --prompt open --max-new-tokens 2 --device");
     let cases = [
         ("cuda", "memory:100000", "GPU 0 (safedepth emulator (sm_80), sm_80) is out of memory: "),
         ("cuda", "image", "this program has no kernels for GPU 0"),
