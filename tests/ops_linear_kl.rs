@@ -424,7 +424,9 @@ fn gradients_of_logits_sum_to_zero<D: TestDevice>() {
             let got = backward(device, [p, q], &coefficient);
             for (side, ([got, _], [want, _])) in [p, q].into_iter().zip(got.iter().zip(&want)) {
                 for (i, &got) in got.iter().enumerate().skip(side.size - 1).step_by(side.size) {
-                    prop_assert!(f64::from(got.abs()) <= terms * want.absolute[i], "{} of {}", got, want.absolute[i]);
+                    // Of one entry the terms are all 0, and their error relative to nothing is no number.
+                    let within = got == 0.0 || f64::from(got.abs()) <= terms * want.absolute[i];
+                    prop_assert!(within, "{} of {}", got, want.absolute[i]);
                 }
             }
         }
