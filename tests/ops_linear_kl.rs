@@ -328,12 +328,12 @@ fn terms_error<D: TestDevice>(device: &D, sides: [&Side; 2], references: [&refer
     };
     // A gradient is itself a factor of a product.
     let factor = sides.iter().map(|side| device.roundoff(side.dtype)).fold(0.0, f64::max);
-    BOUND + factor + (4.0 * (error(0) + error(1))).exp_m1()
+    // Finite even for logits of thousands in bf16: infinitely many times terms of 0 would be no number.
+    (BOUND + factor + (4.0 * (error(0) + error(1))).exp_m1()).min(f64::MAX)
 }
 
 fn backward_equals_f64<D: TestDevice>() {
-    // Not yet held on the GPU path: a case of bf16 weights exceeds this bound there, and which of the two is wrong is open.
-    let devices: Vec<D> = D::all().into_iter().filter(|device| device.describe().starts_with("cpu")).collect();
+    let devices = D::all();
     proptest!(config(96), |(case in cases())| {
         let [p, q] = case.sides(&devices[0]);
         let coefficient = coefficients(case.tokens, case.seed);
@@ -425,9 +425,7 @@ fn gradients_of_logits_sum_to_zero<D: TestDevice>() {
             let got = backward(device, [p, q], &coefficient);
             for (side, ([got, _], [want, _])) in [p, q].into_iter().zip(got.iter().zip(&want)) {
                 for (i, &got) in got.iter().enumerate().skip(side.size - 1).step_by(side.size) {
-                    // Of one entry the terms are all 0, and their error relative to nothing is no number.
-                    let within = got == 0.0 || f64::from(got.abs()) <= terms * want.absolute[i];
-                    prop_assert!(within, "{} of {}", got, want.absolute[i]);
+                    prop_assert!(f64::from(got.abs()) <= terms * want.absolute[i], "{} of {}", got, want.absolute[i]);
                 }
             }
         }
