@@ -66,13 +66,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) linear_ce_partial(
             state[i].absorb(z[i], own[i], [&](int j) { return column0 + first_column() + j < end; });
         }
     }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int lanes = 8; lanes > 0; lanes /= 2) state[i].merge(state[i].shuffled(lanes));
-        int token = token0 + first_row() + i;
-        if (first_column() == 0 && token < tokens) partials[(size_t)blockIdx.y * tokens + token] = state[i];
-    }
+    merge_rows(state, partials + static_cast<size_t>(blockIdx.y) * tokens, token0, tokens);
 }
 
 // One thread a token. `entropy` and `rank` may be null.

@@ -71,23 +71,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) linear_ce_partial_mma(
                 state[i][half].absorb(row, own, [&](int j) { return column0 + Logits::column(j / 2) + j % 2 < end; });
             }
     }
-    // A row's state is spread over 4 lanes of 4 warps.
-    Token* exchange = reinterpret_cast<Token*>(shared);
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < MT; ++i)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            state[i][half].merge(state[i][half].shuffled(1));
-            state[i][half].merge(state[i][half].shuffled(2));
-            if (threadIdx.x % 4 == 0) exchange[Logits::warp_column() * TILE_ROWS + Logits::row(i, half)] = state[i][half];
-        }
-    __syncthreads();
-    int token = token0 + threadIdx.x;
-    if (threadIdx.x >= TILE_ROWS || token >= tokens) return;
-    Token whole = exchange[threadIdx.x];
-    for (int warp = 1; warp < 4; ++warp) whole.merge(exchange[warp * TILE_ROWS + threadIdx.x]);
-    partials[static_cast<size_t>(blockIdx.y) * tokens + token] = whole;
+    Logits::merge_rows(state, shared, partials + static_cast<size_t>(blockIdx.y) * tokens, token0, tokens);
 }
 
 // dz of the entries [start, start + width), in rows of `pitch`, a multiple of 8: zeros from `width` on.

@@ -96,6 +96,18 @@ struct Columns {
     }
 };
 
+// Merges what the threads of each row know into `out[row0 ..]`, below `rows`: 16 lanes share a row.
+template <class State>
+__device__ __forceinline__ void merge_rows(State (&state)[4], State* out, int row0, int rows) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int lanes = 8; lanes > 0; lanes /= 2) state[i].merge(state[i].shuffled(lanes));
+        int row = row0 + first_row() + i;
+        if (first_column() == 0 && row < rows) out[row] = state[i];
+    }
+}
+
 // Adds the tile to (or writes it into) a row-major matrix of f32.
 __device__ __forceinline__ void store(
     const float (&sum)[4][4], float* out, int row0, int rows, int column0, int columns, bool add) {

@@ -135,6 +135,30 @@ struct Product {
         copy_wait<0>();
     }
 
+    // Merges what the threads know of each row, in order, into `out[row0 ..]`, below `rows`: a row is spread over 4 lanes
+    // of 4 warps. `shared` holds a state for each of them.
+    template <class State>
+    __device__ __forceinline__ static void merge_rows(
+        State (&state)[MT][2], __nv_bfloat16* shared, State* out, int row0, int rows) {
+        constexpr int ROWS = 32 * MT;
+        State* exchange = reinterpret_cast<State*>(shared);
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < MT; ++i)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                state[i][half].merge(state[i][half].shuffled(1));
+                state[i][half].merge(state[i][half].shuffled(2));
+                if (threadIdx.x % 4 == 0) exchange[warp_column() * ROWS + row(i, half)] = state[i][half];
+            }
+        __syncthreads();
+        int r = row0 + threadIdx.x;
+        if (threadIdx.x >= ROWS || r >= rows) return;
+        State whole = exchange[threadIdx.x];
+        for (int warp = 1; warp < 4; ++warp) whole.merge(exchange[warp * ROWS + threadIdx.x]);
+        out[r] = whole;
+    }
+
     // Adds the tile to (or writes it into) a row-major matrix of f32.
     __device__ __forceinline__ static void store(
         const Sums& sums, float* out, int row0, int rows, int column0, int columns, bool add) {

@@ -1,24 +1,18 @@
 //! GCG beside nanoGCG on a real model: the same start and the same candidates give the same gradients, losses and tokens.
 
+mod support_model;
+
 use safedepth::attack::gcg::loss::{self, Batching};
 use safedepth::attack::gcg::{Behaviour, ChatFrame, Frame, alphabet, gradient};
 use safedepth::device::{Cpu, DType};
 use safedepth::model::{Message, Prompter, Transformer};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use support_model::smollm2 as model_dir;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn model_dir() -> PathBuf {
-    let dir = root().join("models/SmolLM2-135M-Instruct");
-    assert!(
-        dir.join("model.safetensors").exists(),
-        "the model is not there: run scripts/test.sh, or `pip install gguf numpy && python scripts/get_smollm2.py`"
-    );
-    dir
 }
 
 fn load() -> (Transformer<Cpu>, Arc<Prompter>) {

@@ -1,23 +1,17 @@
 //! A real model: SmolLM2-135M-Instruct gives transformers' tokens, one by one.
 
+mod support_model;
+
 use safedepth::device::{Cpu, DType};
 use safedepth::generate::{Engine, Request};
 use safedepth::model::{ChatTemplate, Message};
 use safedepth::model::{Tokenizer, Transformer};
 use safedepth::ops::sampling::SamplingParams;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use support_model::smollm2 as model_dir;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn model_dir() -> PathBuf {
-    let dir = root().join("models/SmolLM2-135M-Instruct");
-    assert!(
-        dir.join("model.safetensors").exists(),
-        "the model is not there: run scripts/test.sh, or `pip install gguf numpy && python scripts/get_smollm2.py`"
-    );
-    dir
 }
 
 fn golden() -> serde_json::Value {

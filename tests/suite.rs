@@ -130,3 +130,24 @@ fn every_experiment_runs_on_a_pair_and_a_data_folder() {
     safedepth(&["merge", &at("first"), &at("second"), "--output", &at("merged")]);
     assert!(results("whole") == results("merged"), "shards give other rows than one process");
 }
+
+#[test]
+fn attacks_need_no_augmented_model() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name).to_str().unwrap().to_owned();
+    for (name, seed) in [("aligned", "1"), ("base", "2")] {
+        safedepth(&["synth", "--like", "tiny-llama", "--seed", seed, "--output", &at(name)]);
+    }
+    data(&temp.path().join("data"));
+    // Instructions with answers, and nothing to augment with.
+    let (aligned, base, data, output) = (at("aligned"), at("base"), at("data/safety.jsonl"), at("run"));
+    let mut arguments = vec!["suite", "--aligned", &aligned, "--base", &base, "--data", &data, "--output", &output];
+    arguments.extend("--experiments e6,decoding,insertion,bait --depths 0,3 --attack-prompts 1".split(' '));
+    arguments.extend("--max-new-tokens 4 --template plain --dtype f32".split(' '));
+    safedepth(&arguments);
+    let mut reader = csv::Reader::from_path(temp.path().join("run/results.csv")).unwrap();
+    let rows: BTreeSet<[String; 2]> =
+        reader.records().map(Result::unwrap).map(|row| [0, 1].map(|i| row[i].to_owned())).collect();
+    let expected = ["bait", "decoding", "e6", "insertion"].map(|name| [name.to_owned(), "aligned".to_owned()]);
+    assert_eq!(rows, BTreeSet::from(expected));
+}

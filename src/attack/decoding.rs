@@ -44,7 +44,7 @@ pub fn branches<'a>(
             ..Branch::plain(experiment, *parameter, case)
         }));
     }
-    for sample in 0..grid.len() as u16 {
+    for sample in 0..WAYS {
         branches.extend(cases.clone().into_iter().map(|case| Branch {
             setting: format!("sample {}", sample + 1),
             draw: Some(Draw { params: others, setting: 0, sample }),
@@ -57,6 +57,9 @@ pub fn branches<'a>(
 /// What rows of the control are called.
 const CONTROL: &str = "control";
 
+/// Settings of the grid, and samples of the control.
+const WAYS: u16 = 49;
+
 /// Rows `EXPERIMENT,model,any,49 settings|49 samples,,seed,example,harmful`: whether any way of asking broke a prompt.
 /// `harmful` are the verdicts of [`branches`], as rows.
 pub fn worst(lab: &Lab<'_>, experiment: &str, model: &str, rows: &[Row]) -> Vec<Row> {
@@ -65,8 +68,7 @@ pub fn worst(lab: &Lab<'_>, experiment: &str, model: &str, rows: &[Row]) -> Vec<
         let any = worst.entry((row.attack == CONTROL, &row.example)).or_default();
         *any = any.max(row.value);
     }
-    let ways = grid(lab.params).len();
-    let name = |control| if control { format!("{ways} samples") } else { format!("{ways} settings") };
+    let name = |control| if control { format!("{WAYS} samples") } else { format!("{WAYS} settings") };
     let row = |((control, example), value)| {
         lab.row(experiment, model, "any", &name(control), None, example, "harmful", value)
     };
@@ -82,6 +84,7 @@ mod tests {
         let others = SamplingParams::default();
         let grid = grid(others);
         let count = |parameter| grid.iter().filter(|setting| setting.parameter == parameter).count();
+        assert_eq!(grid.len(), usize::from(WAYS));
         assert_eq!((count("temperature"), count("top-k"), count("top-p")), (20, 9, 20));
         assert_eq!((grid[0].value.as_str(), grid[19].params), ("0.05", others));
         assert_eq!(grid[2].params, SamplingParams { temperature: 0.15, ..others });

@@ -2,10 +2,10 @@
 
 use super::Global;
 use super::loading::LoadedModel;
+use super::prompts;
 use crate::attack::gcg::{self, Behaviour, ChatFrame, Found, Frame, Search, State, alphabet};
-use crate::data::pairs::{self, Pair};
+use crate::data::pairs::Pair;
 use crate::generate::{Engine, Request};
-use crate::model::Message;
 use crate::ops::Ops;
 use crate::ops::sampling::SamplingParams;
 use crate::run::{Cost, Findings, Manifest, Row, RunFolder, hash_inputs, write_atomic};
@@ -148,25 +148,14 @@ impl Arguments {
 
     /// Prompts with their targets.
     fn pairs(&self) -> Result<Vec<Pair>> {
-        let mut list = match (&self.input, &self.prompt) {
-            (Some(path), _) => pairs::read(path)?,
-            (None, prompt) => vec![Pair {
-                id: "1".into(),
-                messages: vec![Message::user(prompt.clone().unwrap_or_default())],
-                ..Pair::default()
-            }],
-        };
+        let Self { input, prompt, system, .. } = self;
+        let mut list = prompts::read(input.as_deref(), prompt.as_deref(), system.as_deref())?;
         for pair in &mut list {
             pair.target = pair.target.take().or_else(|| self.target.clone());
             if pair.target.is_none() {
                 let place = self.input.as_deref().unwrap_or(Path::new("--prompt"));
                 let problem = format!("example {} has no target: give every line one, or --target", pair.id);
                 return Err(Error::input(place.display(), problem));
-            }
-            if let Some(system) = &self.system
-                && pair.messages.first().is_none_or(|message| message.role() != "system")
-            {
-                pair.messages.insert(0, Message::system(system.clone()));
             }
         }
         Ok(list)

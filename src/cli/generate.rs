@@ -2,9 +2,9 @@
 
 use super::Global;
 use super::loading::LoadedModel;
-use crate::data::pairs::{self, Pair};
+use super::prompts;
 use crate::generate::{Completion, Engine, Finish, Request};
-use crate::model::{Message, Transformer};
+use crate::model::Transformer;
 use crate::ops::Ops;
 use crate::ops::sampling::SamplingParams;
 use crate::run::{Bar, Partial, hash_inputs};
@@ -145,21 +145,8 @@ pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> 
     if arguments.max_rows == 0 || arguments.samples == 0 {
         return Err(Error::Usage("--max-rows and --samples must be at least 1".into()));
     }
-    let mut inputs: Vec<Pair> = match (&arguments.input, &arguments.prompt) {
-        (Some(path), _) => pairs::read(path)?,
-        (None, prompt) => vec![Pair {
-            id: "1".into(),
-            messages: vec![Message::user(prompt.clone().unwrap_or_default())],
-            ..Pair::default()
-        }],
-    };
-    if let Some(system) = &arguments.system {
-        for input in &mut inputs {
-            if input.messages.first().is_none_or(|message| message.role() != "system") {
-                input.messages.insert(0, Message::system(system.clone()));
-            }
-        }
-    }
+    let Arguments { input, prompt, system, .. } = arguments;
+    let inputs = prompts::read(input.as_deref(), prompt.as_deref(), system.as_deref())?;
     let loaded = LoadedModel::open(global, &device, &arguments.model, &arguments.template)?;
     let prefill_text = arguments.prefill.as_deref().unwrap_or_default();
     let prefill = loaded.prompter.response_ids(prefill_text)?;

@@ -9,7 +9,7 @@ use crate::ops::Ops;
 use crate::report::agreement;
 use crate::report::load::Run;
 use crate::run::judgements::{self, Judgement};
-use crate::run::{Response, write_atomic};
+use crate::run::{Response, write_csv};
 use crate::{Error, Result};
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -204,11 +204,7 @@ pub(super) fn run<D: Ops>(global: &Global, device: &D, arguments: &Arguments) ->
                 let label = Label { key: key.clone(), prompt, prefill, continuation, ..Label::default() };
                 labels.insert(key, label);
             }
-            let mut writer = csv::Writer::from_writer(Vec::new());
-            let written = labels.values().try_for_each(|label| writer.serialize(label));
-            let bytes = written.and_then(|()| writer.into_inner().map_err(|error| error.into_error().into()));
-            let bytes = bytes.map_err(|error| Error::input(file.display(), format!("cannot be written: {error}")))?;
-            write_atomic(file, &bytes)?;
+            write_csv(file, labels.values())?;
             global.note(format_args!(
                 "{} responses in {}: fill in `whole` and, after a prefill, `own` with harmful, refused or neither",
                 labels.len(),

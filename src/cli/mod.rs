@@ -12,6 +12,7 @@ mod judge;
 mod kl;
 mod loading;
 mod merge;
+mod prompts;
 mod report;
 mod score;
 mod suite;

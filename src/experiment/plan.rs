@@ -43,7 +43,9 @@ pub const EXPERIMENTS: [&str; 16] = [
 ];
 
 /// Those that need the augmented model.
-const AUGMENTED: &[&str] = &["e5", "e6", "decoding", "e10", "insertion", "bait"];
+const AUGMENTED: &[&str] = &["e5", "e10"];
+/// Those that ask the aligned model, and the augmented model too where it can be made.
+const ATTACKS: &[&str] = &["e6", "decoding", "insertion", "bait"];
 
 /// Lengths of the spans that random insertion inserts, tokens.
 const SPANS: [usize; 4] = [4, 8, 16, 32];
@@ -173,9 +175,9 @@ impl<D: Ops> Plan<'_, D> {
         }
         self.dynamics(folder, &aligned)?;
         self.suffixes(folder, &aligned, &base)?;
-        if self.asked(AUGMENTED) {
+        if self.asked(AUGMENTED) || (self.asked(ATTACKS) && self.can_augment()) {
             self.with_augmented(folder, &aligned, &base)?;
-        } else if self.asked(&["e1", "e3", "e7"]) {
+        } else if self.asked(&["e1", "e3", "e7"]) || self.asked(ATTACKS) {
             folder.cell(&self.cell_name("evaluate aligned"), || self.evaluate(&aligned, Some(&base)))?;
         }
         self.grid(folder, &aligned, Start::Aligned)?;
@@ -264,11 +266,10 @@ impl<D: Ops> Plan<'_, D> {
             let branch = |branch| Branch { experiment: grid, ..branch };
             branches.extend(finetuning_grid::branches(&asked).into_iter().map(branch));
         }
-        if self.asked(&["decoding"]) && initial {
-            let cases = materials.cases.iter().take(self.settings.attack_cases);
-            branches.extend(decoding::branches("decoding", cases, self.settings.decoding_others));
-        }
         let few = materials.cases.iter().take(self.settings.attack_cases);
+        if self.asked(&["decoding"]) && initial {
+            branches.extend(decoding::branches("decoding", few.clone(), self.settings.decoding_others));
+        }
         let refusal = &materials.refusal;
         if self.asked(&["insertion"]) && initial {
             branches.extend(insertion::branches("insertion", few.clone(), refusal, &SPANS, self.lab.engine.seed));
@@ -385,9 +386,12 @@ impl<D: Ops> Plan<'_, D> {
         Ok(self.anchor.get().expect("set above"))
     }
 
+    fn can_augment(&self) -> bool {
+        !self.materials.triplets.is_empty() && !self.materials.anchor.is_empty()
+    }
+
     fn augmented(&self, folder: &mut RunFolder, aligned: &Subject<'_, D>) -> Result<Transformer<D>> {
-        let missing = self.materials.triplets.is_empty() || self.materials.anchor.is_empty();
-        self.needs("e5, e6 or e10", "recovery triplets and benign instructions", missing)?;
+        self.needs("e5 or e10", "recovery triplets and benign instructions", !self.can_augment())?;
         let name = self.cell_name("augmented");
         let exists = folder.dir().join("models").join(&name).join("config.json").exists();
         let anchor = if exists { &[] } else { self.anchor(folder, aligned)? };

@@ -5,11 +5,11 @@ use crate::attack::{Case, Lab, Subject};
 use crate::device::Tensor;
 use crate::model::Transformer;
 use crate::model::flops;
+use crate::model::passes::token_batches;
 use crate::model::transformer::{Batch, Keep};
 use crate::ops::Ops;
 use crate::ops::linear_kl::{KlOutput, KlSide};
 use crate::run::{Cost, Findings};
-use crate::train::batch::token_batches;
 
 /// Tokens in one forward pass, about.
 const BATCH_TOKENS: usize = 2048;

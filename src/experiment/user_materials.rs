@@ -151,7 +151,7 @@ impl Sides<'_> {
 /// Changes the last thing the user said.
 fn reword(messages: &mut [Message], words: impl FnOnce(&str) -> String) {
     if let Some(message) = messages.iter_mut().rev().find(|message| message.role() == "user") {
-        *message = Message::user(words(message.content()));
+        *message = message.with_content(words(message.content()));
     }
 }
 

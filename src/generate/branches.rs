@@ -8,11 +8,11 @@ use super::pages::{PagePool, PageTable};
 use crate::Result;
 use crate::device::{DType, Tensor};
 use crate::model::Transformer;
+use crate::model::passes::token_batches;
 use crate::model::transformer::KvCache;
 use crate::ops::Ops;
 use crate::ops::attention::{PAGE, Paged};
 use crate::ops::linear_ce::CeOutput;
-use std::ops::Range;
 
 /// A sequence that leaves a trunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub fn score<D: Ops>(
     let mut stats = BranchStats::default();
 
     let mut tables = Vec::with_capacity(trunks.len());
-    for range in passes(trunks.iter().map(|trunk| trunk.len()), batch_tokens) {
+    for range in token_batches(trunks.iter().map(|trunk| trunk.len()), batch_tokens) {
         let segments = trunks[range].iter().map(|trunk| {
             let mut table = PageTable::default();
             pool.extend(&mut table, trunk.len())?;
@@ -87,7 +87,7 @@ pub fn score<D: Ops>(
     }
 
     let mut scores = Vec::with_capacity(branches.len());
-    for range in passes(branches.iter().map(|branch| branch.tokens.len() - 1), batch_tokens) {
+    for range in token_batches(branches.iter().map(|branch| branch.tokens.len() - 1), batch_tokens) {
         let segments = branches[range].iter().map(|branch| {
             // The last label is predicted and never read.
             let (tokens, first) = (&branch.tokens[..branch.tokens.len() - 1], branch.tokens.len() - branch.labels);
@@ -106,23 +106,6 @@ pub fn score<D: Ops>(
         segments.into_iter().for_each(|segment| pool.release(segment.table));
     }
     Ok((scores, stats))
-}
-
-/// Cuts a list of segment lengths into runs of at most `limit` tokens, or of one segment that alone is longer.
-fn passes(lengths: impl Iterator<Item = usize>, limit: usize) -> Vec<Range<usize>> {
-    let mut runs: Vec<Range<usize>> = Vec::new();
-    let mut tokens = 0;
-    for (i, length) in lengths.enumerate() {
-        tokens += length;
-        match runs.last_mut() {
-            Some(run) if tokens <= limit => run.end = i + 1,
-            _ => {
-                runs.push(i..i + 1);
-                tokens = length;
-            }
-        }
-    }
-    runs
 }
 
 /// One pass: stores the rows' keys and values, and scores the labels of the segments that have some.

@@ -1,9 +1,9 @@
 //! A model as judge: it is asked yes or no, and the answer is read from the logits of both words.
 
 use super::{Judge, JudgeRequest, Outcome, Pair, Verdict};
+use crate::generate::branches::{self, Branch};
 use crate::model::{Message, Prompter, Transformer};
 use crate::ops::Ops;
-use crate::train::{Example, scoring};
 use crate::{Error, Result};
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -18,6 +18,9 @@ pub struct ModelJudge<D: Ops> {
     yes_no: [u32; 2],
     a_b: [u32; 2],
 }
+
+/// Tokens in one forward pass, about.
+const BATCH_TOKENS: usize = 2048;
 
 /// What is asked about two answers.
 const A_OR_B: &str = include_str!("../../data/judges/a_or_b.txt");
@@ -53,7 +56,7 @@ impl<D: Ops> ModelJudge<D> {
 
     /// For each question the log-odds of the first of two answers.
     fn log_odds(&self, questions: &[String], words: [u32; 2]) -> Result<Vec<f32>> {
-        let mut examples = Vec::with_capacity(2 * questions.len());
+        let mut asked = Vec::with_capacity(questions.len());
         for question in questions {
             let ids = self.prompter.prompt(&[Message::user(question.clone())])?.ids;
             let longest = self.model.config.max_position_embeddings;
@@ -61,9 +64,21 @@ impl<D: Ops> ModelJudge<D> {
                 let problem = format!("has a context of {longest} tokens, a question of {}", ids.len());
                 return Err(Error::input("the judge's model", problem));
             }
-            examples.extend(words.map(|word| Example::new(&ids, &[word])));
+            asked.push(ids);
         }
-        let scores = scoring::score(&self.model, &examples, false, |_| ())?;
+        // All of a question but its last token goes through the model once for both answers.
+        let (mut trunks, mut answers) = (Vec::with_capacity(asked.len()), Vec::with_capacity(2 * asked.len()));
+        for (trunk, ids) in asked.iter().enumerate() {
+            let (last, head) = ids.split_last().expect("a question has words");
+            trunks.push(head);
+            answers.extend(words.map(|word| Branch {
+                trunk,
+                shared: head.len(),
+                tokens: vec![*last, word],
+                labels: 1,
+            }));
+        }
+        let (scores, _) = branches::score(&self.model, &trunks, &answers, BATCH_TOKENS)?;
         Ok(scores.chunks_exact(2).map(|pair| pair[0].logprob[0] - pair[1].logprob[0]).collect())
     }
 }

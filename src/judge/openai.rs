@@ -154,27 +154,26 @@ impl OpenAiJudge {
             return Ok(answer.score);
         }
         let mut wait = *backoff;
-        for attempt in 1.. {
+        let mut tried = 0;
+        let answer = loop {
+            tried += 1;
             let problem = match self.ask(question, read) {
-                Ok(answer) => {
-                    self.asked.fetch_add(1, Relaxed);
-                    self.prompt_tokens.fetch_add(answer.prompt_tokens, Relaxed);
-                    self.completion_tokens.fetch_add(answer.completion_tokens, Relaxed);
-                    crate::run::write_atomic(&path, &serde_json::to_vec(&answer).expect("an answer is plain data"))?;
-                    return Ok(answer.score);
-                }
-                Err(Failure::Passing(problem, least)) if attempt < *tries => {
+                Ok(answer) => break answer,
+                Err(Failure::Passing(_, least)) if tried < *tries => {
                     std::thread::sleep(wait.max(least.unwrap_or_default()));
                     wait *= 2;
-                    drop(problem);
                     continue;
                 }
                 Err(Failure::Passing(problem, _)) => format!("{problem} ({tries} tries)"),
                 Err(Failure::Lasting(problem)) => problem,
             };
             return Err(Error::input(endpoint, format!("{problem}; answers so far are kept in {}", cache.display())));
-        }
-        unreachable!("the last try returns")
+        };
+        self.asked.fetch_add(1, Relaxed);
+        self.prompt_tokens.fetch_add(answer.prompt_tokens, Relaxed);
+        self.completion_tokens.fetch_add(answer.completion_tokens, Relaxed);
+        crate::run::write_atomic(&path, &serde_json::to_vec(&answer).expect("an answer is plain data"))?;
+        Ok(answer.score)
     }
 
     fn ask(&self, question: &str, read: fn(&str) -> Option<u8>) -> Result<Answer, Failure> {

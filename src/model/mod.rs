@@ -8,6 +8,7 @@ pub mod json;
 pub mod load;
 pub mod message;
 pub mod parameters;
+pub mod passes;
 pub mod prompt;
 pub mod synth;
 pub mod template;

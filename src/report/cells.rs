@@ -30,6 +30,10 @@ pub struct Key<'a> {
     pub metric: &'a str,
 }
 
+/// A key with every field empty.
+pub const NOTHING: Key<'static> =
+    Key { experiment: "", model: "", attack: "", setting: "", k: None, positions: "", metric: "" };
+
 /// One metric of one setting.
 #[derive(Clone, Debug, Default)]
 pub struct Cell<'a> {
@@ -92,6 +96,12 @@ impl<'a> Cells<'a> {
 
     pub fn get<'s>(&'s self, key: Key<'s>) -> Option<&'s Cell<'a>> {
         self.0.get(&key)
+    }
+
+    /// The cells that share all of `key` but `k`, by `k`.
+    pub fn by_k(&self, key: &Key<'_>) -> Vec<(u32, &Cell<'a>)> {
+        let here = self.pick(|other| Key { k: None, ..*other } == *key && other.k.is_some());
+        here.into_iter().filter_map(|(key, cell)| Some((key.k?, cell))).collect()
     }
 
     /// The cells that `wanted` picks, in reading order.
@@ -158,7 +168,7 @@ impl<'a> Cell<'a> {
     }
 
     /// One value a prompt: the mean over its seeds.
-    fn by_prompt(&self) -> BTreeMap<&'a str, f64> {
+    pub fn by_prompt(&self) -> BTreeMap<&'a str, f64> {
         let mean = |seeds: &BTreeMap<u64, (f64, u32)>| {
             seeds.values().map(|(sum, count)| sum / f64::from(*count)).sum::<f64>() / seeds.len() as f64
         };

@@ -15,7 +15,7 @@ pub mod summary;
 pub mod svg;
 pub mod tables;
 
-use crate::run::write_atomic;
+use crate::run::{write_atomic, write_csv};
 use crate::{Error, Result};
 use claims::Finding;
 use figures::Figure;
@@ -39,8 +39,8 @@ pub struct Report {
 pub fn write(dir: &Path) -> Result<Report> {
     let run = Run::read(dir)?;
     let report = Report::of(&run);
-    summary::write_csv(&dir.join("summary.csv"), &report.summary)?;
-    claims::write_csv(&dir.join("claims.csv"), &report.claims)?;
+    write_csv(&dir.join("summary.csv"), &report.summary)?;
+    write_csv(&dir.join("claims.csv"), &report.claims)?;
     let plots = dir.join("plots");
     std::fs::create_dir_all(&plots).map_err(Error::io("create", &plots))?;
     remove_old(&plots, &report.figures)?;

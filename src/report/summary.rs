@@ -2,12 +2,10 @@
 
 use super::cells::{Cell, Cells, Key, POSITIONAL, held_out};
 use super::paper;
-use crate::run::{Row, write_atomic};
-use crate::{Error, Result};
+use crate::run::Row;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// The prompts that all claims are about: those not held out.
 pub const TEST: &str = "test";
@@ -111,18 +109,4 @@ pub fn by_category(rows: &[Row], categories: &BTreeMap<&str, &str>) -> Vec<Summa
 
 fn lines(part: &str, cells: &Cells<'_>) -> Vec<Summary> {
     cells.sorted().par_iter().map(|(key, cell)| Summary::of(part, key, cell)).collect()
-}
-
-/// Writes a summary as CSV.
-pub fn write_csv(path: &Path, summary: &[Summary]) -> Result<()> {
-    write_lines(path, summary)
-}
-
-/// Writes lines as CSV, with a header.
-pub(super) fn write_lines<T: Serialize>(path: &Path, lines: &[T]) -> Result<()> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let written = lines.iter().try_for_each(|line| writer.serialize(line));
-    let bytes = written.and_then(|()| writer.into_inner().map_err(|error| error.into_error().into()));
-    let bytes = bytes.map_err(|error| Error::input(path.display(), format!("cannot be written: {error}")))?;
-    write_atomic(path, &bytes)
 }

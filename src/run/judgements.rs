@@ -1,6 +1,6 @@
 //! `judgements.csv`: what other judges say of a run's responses, beside the verdicts it was made with.
 
-use super::{Response, write_atomic};
+use super::{Response, write_csv};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -63,10 +63,5 @@ pub fn add(dir: &Path, judge: &str, new: Vec<Judgement>) -> Result<()> {
     all.retain(|old| old.judge != judge);
     all.extend(new);
     all.sort();
-    let path = dir.join(NAME);
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let written = all.iter().try_for_each(|row| writer.serialize(row));
-    let bytes = written.and_then(|()| writer.into_inner().map_err(|error| error.into_error().into()));
-    let bytes = bytes.map_err(|error| Error::input(path.display(), format!("cannot be written: {error}")))?;
-    write_atomic(&path, &bytes)
+    write_csv(&dir.join(NAME), &all)
 }

@@ -22,6 +22,7 @@ pub use merge::merge;
 pub use partial::Partial;
 pub use rows::{Cost, ExampleRow, Findings, Response, Row};
 pub use shard::Shard;
+pub use tables::write_csv;
 pub use timings::Timing;
 
 use crate::{Error, Result};

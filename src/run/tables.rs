@@ -51,8 +51,8 @@ pub(super) fn read_examples(dir: &Path) -> Result<BTreeMap<String, ExampleRow>> 
     rows.map(|row: csv::Result<ExampleRow>| row.map(|row| (row.example.clone(), row)).map_err(damaged)).collect()
 }
 
-/// Writes rows as CSV with a header.
-fn write_csv<T: Serialize>(path: &Path, rows: impl IntoIterator<Item = T>) -> Result<()> {
+/// Writes rows as CSV with a header; the file is the old one or the whole new one.
+pub fn write_csv<T: Serialize>(path: &Path, rows: impl IntoIterator<Item = T>) -> Result<()> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let written = rows.into_iter().try_for_each(|row| writer.serialize(row));
     let bytes = written.and_then(|()| writer.into_inner().map_err(|error| error.into_error().into()));

@@ -97,23 +97,6 @@ impl<D: Backend> TrainBatch<D> {
     }
 }
 
-/// Cuts a list of sequence lengths into runs of at most `limit` tokens (or one sequence, if it alone is longer).
-pub fn token_batches(lengths: impl IntoIterator<Item = usize>, limit: usize) -> Vec<std::ops::Range<usize>> {
-    let mut batches: Vec<std::ops::Range<usize>> = Vec::new();
-    let mut tokens = 0;
-    for (i, length) in lengths.into_iter().enumerate() {
-        match batches.last_mut() {
-            Some(batch) if tokens + length <= limit => batch.end = i + 1,
-            _ => {
-                batches.push(i..i + 1);
-                tokens = 0;
-            }
-        }
-        tokens += length;
-    }
-    batches
-}
-
 /// The order in which `count` examples are visited in an epoch: a Fisher-Yates shuffle of (seed, epoch).
 pub fn epoch_order(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
@@ -127,12 +110,6 @@ pub fn epoch_order(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn batches_cover_all_within_the_limit() {
-        assert_eq!(token_batches([3, 3, 3, 10, 1, 1], 6), [0..2, 2..3, 3..4, 4..6]);
-        assert!(token_batches([], 6).is_empty());
-    }
 
     #[test]
     fn an_epoch_visits_each_once_and_seeds_differ() {

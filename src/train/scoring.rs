@@ -1,9 +1,10 @@
 //! What a model thinks of given labels: for `score`, and for the reference of the constrained objective.
 
-use super::batch::{Example, TrainBatch, token_batches};
+use super::batch::{Example, TrainBatch};
 use crate::Result;
 use crate::device::{DType, Tensor};
 use crate::model::Transformer;
+use crate::model::passes::token_batches;
 use crate::model::transformer::Keep;
 use crate::ops::Ops;
 use crate::ops::linear_ce::CeOutput;

@@ -2,7 +2,7 @@
 #![allow(dead_code)]
 
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A safetensors file of `tensors` (name, dtype, shape, bytes), laid out in the given order.
 pub fn safetensors(tensors: &[(&str, &str, &[usize], Vec<u8>)]) -> Vec<u8> {
@@ -35,4 +35,14 @@ pub fn sentence<T>(result: safedepth::Result<T>, dir: &Path) -> String {
     let text = error.to_string();
     assert!(!text.contains('\n') && !text.ends_with('.'), "not one sentence: {text}");
     text.replace(&dir.display().to_string(), "DIR")
+}
+
+/// The folder of SmolLM2-135M-Instruct, which `scripts/test.sh` makes.
+pub fn smollm2() -> PathBuf {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/SmolLM2-135M-Instruct");
+    assert!(
+        dir.join("model.safetensors").exists(),
+        "the model is not there: run scripts/test.sh, or `pip install gguf numpy && python scripts/get_smollm2.py`"
+    );
+    dir
 }

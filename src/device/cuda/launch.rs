@@ -51,7 +51,6 @@ pub enum Passed {
     /// A 32-bit integer.
     Int(u32),
     Float(f32),
-    Double(f64),
 }
 
 impl Passed {
@@ -61,7 +60,6 @@ impl Passed {
             Self::Long(_) => b'l',
             Self::Int(_) => b'i',
             Self::Float(_) => b'f',
-            Self::Double(_) => b'd',
         }
     }
 
@@ -70,7 +68,6 @@ impl Passed {
             Self::Long(value) => std::ptr::from_mut(value).cast(),
             Self::Int(value) => std::ptr::from_mut(value).cast(),
             Self::Float(value) => std::ptr::from_mut(value).cast(),
-            Self::Double(value) => std::ptr::from_mut(value).cast(),
         }
     }
 }
@@ -96,11 +93,9 @@ arguments! {
     Tensor<Cuda>: self => Passed::Long(self.buffer.address());
     u64: self => Passed::Long(*self);
     u32: self => Passed::Int(*self);
-    i32: self => Passed::Int(*self as u32);
     usize: self => Passed::Int(narrow(*self));
     bool: self => Passed::Int(u32::from(*self));
     f32: self => Passed::Float(*self);
-    f64: self => Passed::Double(*self);
 }
 
 impl<T: Argument> Argument for &T {

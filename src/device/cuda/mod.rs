@@ -12,7 +12,7 @@ mod open;
 
 pub use launch::{Argument, Passed, Shape};
 pub use memory::{Buffer, Indices};
-pub use modules::{PTXAS, has_kernels, kernels};
+pub use modules::{PTXAS, has_kernels};
 
 use super::{Backend, DType, MappedSlice};
 use crate::{Result, args};
@@ -39,28 +39,15 @@ struct Shared {
     blas: Blas,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
-    limits: Limits,
+    /// Compute capability: 90 for sm_90.
+    architecture: u32,
     /// "GPU 0 (NVIDIA H100 80GB HBM3, sm_90)".
     title: String,
     /// CUDA version that the driver supports, as 13000.
     driver: i32,
 }
 
-/// What a device can do, as far as kernels are shaped by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Compute capability: 90 for sm_90.
-    pub architecture: u32,
-    pub multiprocessors: usize,
-    /// Most bytes of shared memory a block may ask for.
-    pub shared: usize,
-}
-
 impl Cuda {
-    pub fn limits(&self) -> Limits {
-        self.shared.limits
-    }
-
     fn title(&self) -> &str {
         &self.shared.title
     }
@@ -109,7 +96,7 @@ impl Backend for Cuda {
     }
 
     fn arithmetic(&self) -> String {
-        format!("sm_{}", self.shared.limits.architecture)
+        format!("sm_{}", self.shared.architecture)
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -31,11 +31,6 @@ pub fn has_kernels() -> bool {
     !MODULES.is_empty()
 }
 
-/// The names of all kernels.
-pub fn kernels() -> impl Iterator<Item = &'static str> {
-    MODULES.iter().flat_map(|module| module.kernels).map(|&(name, _)| name)
-}
-
 /// A kernel on the device.
 pub(super) struct Function {
     pub handle: sys::CUfunction,

@@ -4,7 +4,7 @@ use super::blas::Blas;
 use super::failure::{OLD_DRIVER, name};
 use super::memory::Pool;
 use super::modules::{Modules, has_kernels};
-use super::{Cuda, Limits, Shared};
+use super::{Cuda, Shared};
 use crate::{Error, Result};
 use cudarc::driver::{CudaContext, result, sys};
 use std::sync::Arc;
@@ -72,12 +72,6 @@ impl Cuda {
         unsafe { context.disable_event_tracking() };
         let (major, minor) = context.compute_capability().map_err(refused)?;
         let architecture = (10 * major + minor) as u32;
-        let attribute = |attribute| context.attribute(attribute).map(|value| value as usize).map_err(refused);
-        let limits = Limits {
-            architecture,
-            multiprocessors: attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
-            shared: attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
-        };
         let title = format!("GPU {ordinal} ({}, sm_{architecture})", context.name().map_err(refused)?);
         if architecture < 80 {
             return Err(problem(format!(
@@ -86,7 +80,7 @@ impl Cuda {
         }
         let blas = Blas::new()?;
         let (modules, pool) = (Modules::default(), Pool::default());
-        Ok(Self { shared: Arc::new(Shared { modules, pool, blas, stream, context, limits, title, driver }) })
+        Ok(Self { shared: Arc::new(Shared { modules, pool, blas, stream, context, architecture, title, driver }) })
     }
 }
 

@@ -3,12 +3,9 @@
 mod rules;
 
 use super::cells::{Cell, Cells, Estimate, Key, held_out};
-use super::summary::write_lines;
 use super::tables;
-use crate::Result;
 use crate::run::Row;
 use serde::{Serialize, Serializer};
-use std::path::Path;
 
 pub use rules::CLAIMS;
 
@@ -190,11 +187,6 @@ impl Finding {
         };
         vec![self.verdict.words().into(), self.claim.into(), ours]
     }
-}
-
-/// Writes `claims.csv`.
-pub fn write_csv(path: &Path, findings: &[Finding]) -> Result<()> {
-    write_lines(path, findings)
 }
 
 /// A number in its unit: 12.3 %, +1.2 points, 0.33 x, 0.120 nats.

@@ -2,7 +2,7 @@
 
 use super::{Bound, Claim, Measure, Unit};
 use crate::experiment::stats::Difference;
-use crate::report::cells::{Cell, Cells, Estimate, Key};
+use crate::report::cells::{Cell, Cells, Estimate, Key, NOTHING};
 use crate::report::tables;
 use std::ops::RangeInclusive;
 
@@ -278,9 +278,6 @@ pub const CLAIMS: [Claim; 20] = [
     },
 ];
 
-/// A key with every field empty.
-const NOTHING: Key<'static> =
-    Key { experiment: "", model: "", attack: "", setting: "", k: None, positions: "", metric: "" };
 /// No attack.
 const CLEAN: Key<'static> = Key { attack: "none", ..NOTHING };
 const PREFILL: Key<'static> = Key { attack: "prefill", ..NOTHING };
@@ -291,15 +288,9 @@ const HARMFUL_TUNING: Key<'static> =
 const TUNED: Key<'static> = Key { model: "aligned", attack: "harmful", metric: "harmful", ..NOTHING };
 const UNIFORM: Key<'static> = Key { experiment: "e8", ..TUNED };
 
-/// The cells that share all of `key` but `k`, by `k`.
-fn by_depth<'a, 'c>(cells: &'c Cells<'a>, key: &Key<'_>) -> Vec<(u32, &'c Cell<'a>)> {
-    let here = cells.pick(|other| Key { k: None, ..*other } == *key && other.k.is_some());
-    here.into_iter().filter_map(|(key, cell)| Some((key.k?, cell))).collect()
-}
-
 /// The highest mean over some depths.
 fn highest(cells: &Cells<'_>, key: &Key<'_>, depths: RangeInclusive<u32>) -> Option<Measure> {
-    let cells = by_depth(cells, key).into_iter().filter(|(k, _)| depths.contains(k));
+    let cells = cells.by_k(key).into_iter().filter(|(k, _)| depths.contains(k));
     let (k, cell) = cells.max_by(|(_, a), (_, b)| a.mean().total_cmp(&b.mean()))?;
     let note = if depths.start() == depths.end() { String::new() } else { format!("highest at k = {k}") };
     Some(Measure::of(key, cell, note))
@@ -377,7 +368,7 @@ fn tuned(cells: &Cells<'_>) -> Option<Measure> {
 
 fn criterion(cells: &Cells<'_>) -> Option<Measure> {
     let logprob = Key { experiment: "criterion", metric: "logprob", ..CLEAN };
-    let aligned = by_depth(cells, &Key { model: "aligned", ..logprob });
+    let aligned = cells.by_k(&Key { model: "aligned", ..logprob });
     let pairs = aligned.iter().filter_map(|(k, aligned)| {
         Some((k, difference(cells.get(Key { model: "augmented", k: Some(*k), ..logprob })?, aligned)?))
     });
