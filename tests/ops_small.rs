@@ -28,6 +28,41 @@ fn close<D: TestDevice>(device: &D, got: &Tensor<D>, want: &[f64], what: &str) {
     assert!(error <= BOUND, "{} on {}: off by {error}", what, device.describe());
 }
 
+/// A sum, and the sum of its terms' absolute values: where terms cancel, an error is a share of these.
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    value: f64,
+    absolute: f64,
+}
+
+impl Sum {
+    fn of(terms: impl IntoIterator<Item = f64>) -> Self {
+        let mut sum = Self::default();
+        terms.into_iter().for_each(|term| sum.add(term));
+        sum
+    }
+
+    fn add(&mut self, term: f64) {
+        self.value += term;
+        self.absolute += term.abs();
+    }
+
+    fn times(self, factor: f64) -> Self {
+        Self { value: self.value * factor, absolute: self.absolute * factor.abs() }
+    }
+}
+
+/// [`close`], element by element, for sums.
+#[track_caller]
+fn close_sums<D: TestDevice>(device: &D, got: &Tensor<D>, want: &[Sum], what: &str) {
+    let got = got.to_vec(device).unwrap();
+    assert_eq!(got.len(), want.len());
+    for (&got, &Sum { value, absolute }) in got.iter().zip(want) {
+        let error = (f64::from(got) - value).abs();
+        assert!(error <= BOUND * absolute, "{what} on {}: {got} for {value}, terms {absolute}", device.describe());
+    }
+}
+
 /// The gradient of `sum_i w_i f(x)_i` by central differences.
 fn differences(x: &[f64], w: &[f64], f: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
     let step = 1e-5;
@@ -60,15 +95,17 @@ fn rms_norm_f64(x: &[f64], w: &[f64], offset: f64, eps: f64) -> Vec<f64> {
     x.chunks_exact(n).flat_map(group).collect()
 }
 
-fn rms_norm_backward_f64(x: &[f64], w: &[f64], offset: f64, eps: f64, dy: &[f64]) -> (Vec<f64>, Vec<f64>) {
+fn rms_norm_backward_f64(x: &[f64], w: &[f64], offset: f64, eps: f64, dy: &[f64]) -> (Vec<Sum>, Vec<Sum>) {
     let n = w.len();
-    let (mut dx, mut dw) = (Vec::new(), vec![0.0; n]);
+    let (mut dx, mut dw) = (Vec::new(), vec![Sum::default(); n]);
     for (x, dy) in x.chunks_exact(n).zip(dy.chunks_exact(n)) {
         let r = 1.0 / (x.iter().map(|v| v * v).sum::<f64>() / n as f64 + eps).sqrt();
-        let projection: f64 = (0..n).map(|i| dy[i] * (offset + w[i]) * x[i]).sum::<f64>() / n as f64;
+        let projection = Sum::of((0..n).map(|i| dy[i] * (offset + w[i]) * x[i] / n as f64));
         for i in 0..n {
-            dx.push(r * dy[i] * (offset + w[i]) - r * r * r * x[i] * projection);
-            dw[i] += dy[i] * x[i] * r;
+            let mut slope = projection.times(-r * r * r * x[i]);
+            slope.add(r * dy[i] * (offset + w[i]));
+            dx.push(slope);
+            dw[i].add(dy[i] * x[i] * r);
         }
     }
     (dx, dw)
@@ -95,16 +132,17 @@ fn rms_norm<D: TestDevice>() {
             device.rms_norm_backward(&tx, &tw, offset, eps, &tdy, &mut dx, accumulate, Some(&mut dw)).unwrap();
             let (mut want_dx, mut want_dw) = rms_norm_backward_f64(&x, &w, offset64, eps64, &widen(&dy));
             if accumulate {
-                want_dx.iter_mut().zip(&before).for_each(|(g, b)| *g += f64::from(*b));
+                want_dx.iter_mut().zip(&before).for_each(|(g, b)| g.add(f64::from(*b)));
             }
-            want_dw.iter_mut().zip(&dw_before).for_each(|(g, b)| *g += f64::from(*b));
-            close(&device, &dx, &want_dx, "rms_norm dx");
-            close(&device, &dw, &want_dw, "rms_norm dweight");
+            want_dw.iter_mut().zip(&dw_before).for_each(|(g, b)| g.add(f64::from(*b)));
+            close_sums(&device, &dx, &want_dx, "rms_norm dx");
+            close_sums(&device, &dw, &want_dw, "rms_norm dweight");
         });
     }
     let mut random = Random(1);
     let (x, w, dy) = (widen(&random.values(12, 1.0)), widen(&random.values(6, 1.0)), widen(&random.values(12, 1.0)));
     let (dx, dw) = rms_norm_backward_f64(&x, &w, 1.0, 1e-2, &dy);
+    let [dx, dw] = [dx, dw].map(|sums| sums.iter().map(|sum| sum.value).collect::<Vec<_>>());
     close_to_differences(&dx, &differences(&x, &dy, |x| rms_norm_f64(x, &w, 1.0, 1e-2)), "dx");
     close_to_differences(&dw, &differences(&w, &dy, |w| rms_norm_f64(&x, w, 1.0, 1e-2)), "dweight");
 }
@@ -173,8 +211,14 @@ fn glu<D: TestDevice>() {
             let slope = |x: f64| {
                 (activation_f64(activation, x + h) - activation_f64(activation, x - h)) / (2.0 * h)
             };
-            let want: Vec<f64> = gate.iter().zip(&up).zip(&dy).map(|((&x, u), d)| d * u * slope(x)).collect();
-            close(&device, &dgate, &want, "glu dgate");
+            // The slope is a sum that passes through 0.
+            let want: Vec<_> = gate
+                .iter()
+                .zip(&up)
+                .zip(&dy)
+                .map(|((&x, u), d)| Sum { value: d * u * slope(x), absolute: (d * u).abs() })
+                .collect();
+            close_sums(&device, &dgate, &want, "glu dgate");
         });
     }
 }
@@ -199,13 +243,13 @@ fn embedding_and_rows<D: TestDevice>() {
             let before = random.values(vocab * cols, 1.0);
             let mut dtable = tensor(&device, vocab, cols, &before);
             device.embedding_backward(&indices, &tensor(&device, tokens, cols, &dy), scale, &mut dtable).unwrap();
-            let mut want = widen(&before);
+            let mut want: Vec<_> = before.iter().map(|&b| Sum::of([f64::from(b)])).collect();
             for (t, &id) in ids.iter().enumerate() {
                 for c in 0..cols {
-                    want[id as usize * cols + c] += f64::from(scale) * f64::from(dy[t * cols + c]);
+                    want[id as usize * cols + c].add(f64::from(scale) * f64::from(dy[t * cols + c]));
                 }
             }
-            close(&device, &dtable, &want, "embedding dtable");
+            close_sums(&device, &dtable, &want, "embedding dtable");
 
             // Distinct rows, in any order.
             let mut rows: Vec<u32> = (0..vocab as u32).collect();
@@ -242,38 +286,35 @@ fn linear_layers<D: TestDevice>() {
             let (tb, tdy) = (tensor(&device, 1, n, &b), tensor(&device, t, n, &dy));
             let mut y = Tensor::empty(&device, DType::F32, t, n).unwrap();
             device.linear(&tx, &tw, bias.then_some(&tb), &mut y).unwrap();
+            let (mut dx, mut dw) = (tensor(&device, t, k, &dx_before), tensor(&device, n, k, &dw_before));
+            let mut db = Tensor::zeros(&device, DType::F32, 1, n).unwrap();
             let [x, w, b, dy] = [&x, &w, &b, &dy].map(|values| widen(values));
-            let mut want = Vec::new();
-            for i in 0..t {
-                for j in 0..n {
-                    let sum: f64 = (0..k).map(|p| x[i * k + p] * w[j * k + p]).sum();
-                    want.push(sum + if bias { b[j] } else { 0.0 });
-                }
-            }
-            close(&device, &y, &want, "linear");
+            let [dx_before, dw_before] = [&dx_before, &dw_before].map(|values| widen(values));
+            let at = |cols: usize| (0..).map(move |i| (i / cols, i % cols));
+            let want: Vec<_> = at(n)
+                .take(t * n)
+                .map(|(i, j)| Sum::of((0..k).map(|p| x[i * k + p] * w[j * k + p]).chain(bias.then_some(b[j]))))
+                .collect();
+            close_sums(&device, &y, &want, "linear");
 
-            let mut dx = tensor(&device, t, k, &dx_before);
             device.linear_backward_input(&tdy, &tw, &mut dx, accumulate).unwrap();
-            let mut want = Vec::new();
-            for i in 0..t {
-                for p in 0..k {
-                    let sum: f64 = (0..n).map(|j| dy[i * n + j] * w[j * k + p]).sum();
-                    want.push(sum + if accumulate { f64::from(dx_before[i * k + p]) } else { 0.0 });
-                }
-            }
-            close(&device, &dx, &want, "linear dx");
+            let want: Vec<_> = at(k)
+                .take(t * k)
+                .map(|(i, p)| {
+                    let before = accumulate.then_some(dx_before[i * k + p]);
+                    Sum::of((0..n).map(|j| dy[i * n + j] * w[j * k + p]).chain(before))
+                })
+                .collect();
+            close_sums(&device, &dx, &want, "linear dx");
 
-            let (mut dw, mut db) = (tensor(&device, n, k, &dw_before), Tensor::zeros(&device, DType::F32, 1, n).unwrap());
             device.linear_backward_weight(&tdy, &tx, &mut dw, Some(&mut db)).unwrap();
-            let mut want = widen(&dw_before);
-            for j in 0..n {
-                for p in 0..k {
-                    want[j * k + p] += (0..t).map(|i| dy[i * n + j] * x[i * k + p]).sum::<f64>();
-                }
-            }
-            close(&device, &dw, &want, "linear dw");
-            let want: Vec<f64> = (0..n).map(|j| (0..t).map(|i| dy[i * n + j]).sum()).collect();
-            close(&device, &db, &want, "linear dbias");
+            let want: Vec<_> = at(k)
+                .take(n * k)
+                .map(|(j, p)| Sum::of((0..t).map(|i| dy[i * n + j] * x[i * k + p]).chain([dw_before[j * k + p]])))
+                .collect();
+            close_sums(&device, &dw, &want, "linear dw");
+            let want: Vec<_> = (0..n).map(|j| Sum::of((0..t).map(|i| dy[i * n + j]))).collect();
+            close_sums(&device, &db, &want, "linear dbias");
         });
     }
 }
@@ -295,12 +336,12 @@ fn adamw<D: TestDevice>() {
             let (mut want_p, mut want_m, mut want_v) = (Vec::new(), Vec::new(), Vec::new());
             for i in 0..len {
                 let g = f64::from(grad_scale) * f64::from(grad[i]);
-                want_m.push(b1 * f64::from(m[i]) + (1.0 - b1) * g);
+                want_m.push(Sum::of([b1 * f64::from(m[i]), (1.0 - b1) * g]));
                 want_v.push(b2 * f64::from(v[i]) + (1.0 - b2) * g * g);
                 let decayed = f64::from(param[i]) * (1.0 - lr * f64::from(decay));
-                want_p.push(decayed - lr * (want_m[i] / c1) / ((want_v[i] / c2).sqrt() + f64::from(hyper.eps)));
+                want_p.push(decayed - lr * (want_m[i].value / c1) / ((want_v[i] / c2).sqrt() + f64::from(hyper.eps)));
             }
-            close(&device, &tm, &want_m, "adamw m");
+            close_sums(&device, &tm, &want_m, "adamw m");
             close(&device, &tv, &want_v, "adamw v");
             close(&device, &tparam, &want_p, "adamw param");
             let sum = device.sum_squares(&tgrad).unwrap();
