@@ -13,6 +13,10 @@ constexpr unsigned ALL_LANES = 0xffffffffu;
     DEFINE(f32, float)        \
     DEFINE(bf16, __nv_bfloat16) \
     DEFINE(f16, __half)
+// Those that activations have.
+#define FOR_EACH_ACTIVATION(DEFINE) \
+    DEFINE(f32, float)              \
+    DEFINE(bf16, __nv_bfloat16)
 
 __device__ __forceinline__ float load(const float* p) { return *p; }
 __device__ __forceinline__ float load(const __nv_bfloat16* p) { return __bfloat162float(*p); }

@@ -3,7 +3,7 @@
 // Both activations are x sigmoid(z): silu has z = x; gelu_tanh has z = 2 sqrt(2/pi) (x + 0.044715 x^3), because
 // 1 + tanh(u) = 2 sigmoid(2 u).
 //
-// Tiling: a thread an element, 256 a block. Bytes an element: forward 12, backward 20; FLOPs: about 20 and 50. Limit:
+// Tiling: a thread an element, 256 a block. Bytes an f32 element: forward 12, backward 20; FLOPs: about 20 and 50. Limit:
 // memory bandwidth.
 
 #include "common.cuh"
@@ -24,22 +24,33 @@ struct Gelu {
 
 __device__ __forceinline__ float sigmoid(float z) { return 1.0f / (1.0f + expf(-z)); }
 
-#define GLU(name, Activation)                                                                                          \
-    extern "C" __global__ void glu_##name(const float* gate, const float* up, float* y, uint64_t count) {              \
-        const uint64_t i = element();                                                                                  \
-        if (i >= count) return;                                                                                        \
-        const float x = gate[i];                                                                                       \
-        y[i] = x * sigmoid(Activation::z(x)) * up[i];                                                                  \
-    }                                                                                                                  \
-    /* act' = s + x s (1 - s) z', with 1 - s = sigmoid(-z) free of cancellation */                                     \
-    extern "C" __global__ void glu_##name##_backward(const float* gate, const float* up, const float* dy, float* dgate, \
-                                                     float* dup, uint64_t count) {                                     \
-        const uint64_t i = element();                                                                                  \
-        if (i >= count) return;                                                                                        \
-        const float x = gate[i], d = dy[i], z = Activation::z(x), s = sigmoid(z);                                      \
-        dup[i] = d * x * s;                                                                                            \
-        dgate[i] = d * up[i] * (s + x * s * sigmoid(-z) * Activation::slope(x));                                       \
+template <typename Activation, typename T> __device__ void glu(const T* gate, const T* up, T* y, uint64_t count) {
+    const uint64_t i = element();
+    if (i >= count) return;
+    const float x = load(gate + i);
+    store(y + i, x * sigmoid(Activation::z(x)) * load(up + i));
+}
+
+// act' = s + x s (1 - s) z', with 1 - s = sigmoid(-z) free of cancellation
+template <typename Activation, typename T>
+__device__ void glu_backward(const T* gate, const T* up, const T* dy, T* dgate, T* dup, uint64_t count) {
+    const uint64_t i = element();
+    if (i >= count) return;
+    const float x = load(gate + i), d = load(dy + i), z = Activation::z(x), s = sigmoid(z);
+    store(dup + i, d * x * s);
+    store(dgate + i, d * load(up + i) * (s + x * s * sigmoid(-z) * Activation::slope(x)));
+}
+
+#define GLU(name, Activation, T)                                                                                         \
+    extern "C" __global__ void glu_##name(const T* gate, const T* up, T* y, uint64_t count) {                            \
+        glu<Activation>(gate, up, y, count);                                                                             \
+    }                                                                                                                    \
+    extern "C" __global__ void glu_backward_##name(const T* gate, const T* up, const T* dy, T* dgate, T* dup,            \
+                                                   uint64_t count) {                                                     \
+        glu_backward<Activation>(gate, up, dy, dgate, dup, count);                                                       \
     }
 
-GLU(silu, Silu)
-GLU(gelu, Gelu)
+GLU(silu_f32, Silu, float)
+GLU(silu_bf16, Silu, __nv_bfloat16)
+GLU(gelu_f32, Gelu, float)
+GLU(gelu_bf16, Gelu, __nv_bfloat16)

@@ -5,7 +5,10 @@
 #include "common.cuh"
 
 // y[t, n] += bias[n]
-extern "C" __global__ void add_bias(const float* bias, float* y, uint32_t cols, uint64_t count) {
-    const uint64_t i = element();
-    if (i < count) y[i] += bias[i % cols];
-}
+#define ADD_BIAS(name, T)                                                                                                \
+    extern "C" __global__ void add_bias_##name(const float* bias, T* y, uint32_t cols, uint64_t count) {                 \
+        const uint64_t i = element();                                                                                    \
+        if (i < count) store(y + i, load(y + i) + bias[i % cols]);                                                       \
+    }
+
+FOR_EACH_ACTIVATION(ADD_BIAS)

@@ -89,11 +89,58 @@ mod training {
         steps_agree("llama", DType::F32, Objective::Dpo { beta: 0.1 }, BOUND);
     }
 
-    /// One factor of each product is rounded to bf16, 2^-9 of its size, more often than on this CPU.
+    /// Here all that lies between residual streams is rounded to bf16, 2^-9 of its size; on the CPU only the weights are.
     #[test]
     #[ignore = "needs a GPU or the emulator"]
     fn bf16_weights() {
-        steps_agree("llama", DType::BF16, Objective::Sft, 2e-2);
+        for name in ["llama", "qwen2", "qwen3", "gemma2"] {
+            steps_agree(name, DType::BF16, Objective::Sft, 2e-2);
+        }
+    }
+}
+
+mod decoding {
+    use super::*;
+    use safedepth::model::transformer::{Batch, Keep, KvCache};
+    use safedepth::ops::attention::{PAGE, Paged};
+
+    #[test]
+    fn on_the_emulator() {
+        support::device::on_the_emulator(module_path!());
+    }
+
+    /// Hidden states of a sequence in pieces over a paged cache have the bits of the sequence as a whole, on tensor cores
+    /// too.
+    #[test]
+    #[ignore = "needs a GPU or the emulator"]
+    fn pieces_have_the_bits_of_the_whole() {
+        for (name, dtype) in [("qwen3", DType::BF16), ("gemma2", DType::BF16), ("llama", DType::F32)] {
+            let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name);
+            let model = Transformer::load(Cuda::new(0).unwrap(), &folder, Some(dtype)).unwrap();
+            let device = &model.device;
+            let ids: Vec<u32> = (0..90).map(|i| (i * 7 + 3) % 61).collect();
+            let batch = Batch::new(device, &[&ids]).unwrap();
+            let whole = model.forward(&batch, Keep::Nothing).unwrap().0.to_vec(device).unwrap();
+            let pages = ids.len().div_ceil(PAGE);
+            let mut cache = KvCache::new(&model, pages).unwrap();
+            let list = |values: &[u32]| device.indices(values).unwrap();
+            let mut pieces = Vec::new();
+            for range in [0..70, 70..71, 71..90_u32] {
+                let paged = Paged {
+                    offsets: list(&[0, range.len() as u32]),
+                    starts: list(&[range.start]),
+                    pages: list(&(0..pages as u32).collect::<Vec<_>>()),
+                    max_pages: pages,
+                    count: 1,
+                };
+                let (own, positions) =
+                    (&ids[range.start as usize..range.end as usize], range.clone().collect::<Vec<_>>());
+                let hidden =
+                    model.forward_cached(&list(own), &list(&positions), own.len(), &paged, &mut cache).unwrap();
+                pieces.extend(hidden.to_vec(device).unwrap());
+            }
+            assert_eq!(support::bits(&pieces), support::bits(&whole), "{name}");
+        }
     }
 }
 
@@ -236,6 +283,18 @@ fn errors_are_one_sentence() {
     // auto says nothing of a GPU that is not there.
     let automatic = emulated(&generate, &["auto"], &[("INJECT", "no-device")]);
     assert_eq!((automatic.code, automatic.err.as_str()), (0, ""));
+}
+
+#[test]
+fn training_that_does_not_fit_is_refused_before_it_starts() {
+    let Some((dir, [model, _])) = models() else { return };
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("pairs"), PAIRS).unwrap();
+    let train = format!("train {model} --data {} --template plain --device cuda --output", path("pairs"));
+    let Outcome { code, err, .. } = emulated(&train, &[&path("output")], &[("MEMORY", "1500000")]);
+    assert_eq!(code, 1, "{err}");
+    assert!(err.starts_with("error: training does not fit: it needs ") && err.lines().count() == 1, "{err}");
+    assert!(!Path::new(&path("output")).exists(), "nothing is left behind");
 }
 
 #[test]

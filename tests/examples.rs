@@ -9,10 +9,14 @@ fn an_attack_from_outside_the_crate_runs() {
     let temp = tempfile::tempdir().unwrap();
     let model = temp.path().join("model");
     safedepth::model::synth::synth("tiny-llama", 1, &model).unwrap();
-    // Tests are built with the examples: nothing is left to build here.
-    let mut command = Command::new(env!("CARGO"));
-    command.args(["run", "--release", "--quiet", "--example", "repeat_question", "--"]).arg(&model);
-    let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    // Of the whole workspace, as the tests are: dependencies then have the same features, and nothing is left to build.
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--release", "--quiet", "--workspace", "--example", "repeat_question"]);
+    assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success());
+    // This test lies in target/release/deps, examples beside that folder.
+    let test = std::env::current_exe().unwrap();
+    let program = test.parent().unwrap().with_file_name("examples").join("repeat_question");
+    let output = Command::new(program).arg(&model).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     let first = text.lines().next().unwrap();

@@ -150,7 +150,7 @@ fn llama_2_7b_layer() -> Transformer<Cpu> {
 /// Logits after each of `sequences`, alike in length, all but the last token prefilled together and the last decoded.
 fn decoded_logits(model: &Transformer<Cpu>, sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
     let (device, count) = (&model.device, sequences.len());
-    let mut cache = KvCache::new(device, &model.config, count).unwrap();
+    let mut cache = KvCache::new(model, count).unwrap();
     let mut step = |range: std::ops::Range<usize>| {
         assert!(range.end <= PAGE, "a page a sequence");
         let ids: Vec<u32> = sequences.iter().flat_map(|sequence| &sequence[range.clone()]).copied().collect();

@@ -222,6 +222,7 @@ fn adamw_equals_pytorch_given_its_gradients() {
                 weight_decay: if rows == 1 { 0.0 } else { 0.01 },
                 step,
                 grad_scale: (1.0 / (norms[step as usize - 1] + 1e-6)).min(1.0) as f32,
+                stream: 0,
             };
             device.adamw(&hyper, &gradient, &mut parameter, &mut m, &mut v).unwrap();
             let expected = golden.f32(&format!("adamw.step{step}.param.{name}"));

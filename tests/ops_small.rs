@@ -327,7 +327,7 @@ fn adamw<D: TestDevice>() {
             let (grad, param) = (random.values(len, 1.0), random.values(len, 1.0));
             let m = random.values(len, 0.1);
             let v: Vec<f32> = random.values(len, 0.1).iter().map(|v| v * v).collect();
-            let hyper = AdamWStep { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: decay, step, grad_scale };
+            let hyper = AdamWStep { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: decay, step, grad_scale, stream: 1 };
             let tgrad = tensor(&device, 1, len, &grad);
             let [mut tparam, mut tm, mut tv] = [&param, &m, &v].map(|values| tensor(&device, 1, len, values));
             device.adamw(&hyper, &tgrad, &mut tparam, &mut tm, &mut tv).unwrap();

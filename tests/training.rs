@@ -6,7 +6,7 @@ use rayon::ThreadPoolBuilder;
 use safedepth::device::{Cpu, DType};
 use safedepth::model::Transformer;
 use safedepth::train::trainer::Group;
-use safedepth::train::{BetaSchedule, Example, Hyper, Objective, Trainer, scoring};
+use safedepth::train::{BetaSchedule, Example, Hyper, MemoryPlan, Objective, Trainer, scoring};
 use std::path::PathBuf;
 
 fn load(name: &str) -> Transformer<Cpu> {
@@ -148,6 +148,53 @@ fn training_in_bf16_keeps_f32_masters_and_learns() {
     let own = trainer.model.parameters.embed_tokens.to_vec(device).unwrap();
     assert!(own.iter().zip(&master).all(|(own, master)| *own == half::bf16::from_f32(*master).to_f32()));
     assert!(own != master);
+}
+
+#[test]
+fn a_bf16_optimizer_has_no_masters_and_learns() {
+    let examples = examples();
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/llama");
+    let train = |bf16_optimizer: bool| {
+        let model = Transformer::load(Cpu::new(), &folder, Some(DType::BF16)).unwrap();
+        let hyper = Hyper { bf16_optimizer, ..Hyper::default() };
+        let mut trainer = Trainer::new(model.into_owned(Some(DType::BF16)).unwrap(), hyper).unwrap();
+        let step =
+            |trainer: &mut Trainer<Cpu>| trainer.step(&[group(&examples, 1.0)], Objective::Sft, 8, 3e-3).unwrap();
+        let losses: Vec<f64> = (0..40).map(|_| step(&mut trainer).loss).collect();
+        (trainer, losses)
+    };
+    let (trainer, losses) = train(true);
+    assert!(trainer.masters.iter().all(Option::is_none));
+    for (parameter, moment) in trainer.model.parameters.iter().zip(trainer.v.iter()) {
+        let wanted = if parameter.rows() > 1 { DType::BF16 } else { DType::F32 };
+        assert_eq!([parameter.dtype(), moment.dtype()], [wanted; 2]);
+    }
+    // Nearly what f32 masters give. Rounding to nearest would lose most updates: 3e-3 is less than half the distance of
+    // bf16 numbers from 1 on, and much of v would never move.
+    let (_, masters) = train(false);
+    let fallen = |losses: &[f64]| losses[0] - losses[39];
+    assert!(fallen(&losses) > 0.8 * fallen(&masters), "{losses:?} {masters:?}");
+    assert!(bits(&trainer) == bits(&train(true).0), "the same draws each time");
+}
+
+#[test]
+fn the_memory_plan_is_what_training_takes() {
+    let examples: Vec<Example> =
+        (0..8).map(|i| Example::new(&[1, 2, 3], &(0..60).map(|t| (t * 7 + i) % 61).collect::<Vec<u32>>())).collect();
+    let tokens = examples.iter().map(|example| example.inputs().len()).sum();
+    let labels = examples.iter().map(Example::labels).sum();
+    for (name, recompute) in [("llama", false), ("llama", true), ("qwen3", false), ("gemma2", false)] {
+        let hyper = Hyper { recompute, ..Hyper::default() };
+        let mut trainer = Trainer::new(load(name), hyper).unwrap();
+        let plan = MemoryPlan::new(&trainer.model, &hyper, None, tokens, labels);
+        trainer.step(&[group(&examples, 1.0)], Objective::Sft, 8, 1e-3).unwrap();
+        let peak = trainer.model.device.peak_memory() as f64;
+        let ratio = plan.total() as f64 / peak;
+        assert!((0.9..1.25).contains(&ratio), "{name}, recompute {recompute}: {plan} for {peak} bytes");
+        assert!(plan.check(plan.total()).is_ok());
+        let refusal = plan.check(plan.total() - 1).unwrap_err().to_string();
+        assert!(refusal.contains("--recompute") && refusal.lines().count() == 1, "{refusal}");
+    }
 }
 
 #[test]

@@ -4,12 +4,13 @@ use super::Global;
 use super::loading::LoadedModel;
 use super::score::response_examples;
 use crate::data::{pairs, preferences};
+use crate::device::DType;
 use crate::model::checkpoint;
 use crate::ops::Ops;
 use crate::train::batch::epoch_order;
 use crate::train::state::TrainingState;
 use crate::train::trainer::Group;
-use crate::train::{BetaSchedule, Example, Hyper, Objective, Schedule, Trainer, scoring};
+use crate::train::{BetaSchedule, Example, Hyper, MemoryPlan, Objective, Schedule, Trainer, scoring};
 use crate::{Error, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -82,6 +83,10 @@ pub(crate) struct Arguments {
     /// Recompute activations in the backward pass: less memory, a third more time.
     #[arg(long)]
     recompute: bool,
+    /// What matrices and AdamW's moments are held in: f32 (with f32 masters of bf16 weights), or bf16 with stochastic
+    /// rounding and no masters: 10 bytes a parameter instead of 16 or 18.
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    optimizer_dtype: OptimizerDtype,
     /// Save the training state every N steps, to go on from after a kill; 0 is never.
     #[arg(long, default_value_t = 100, value_name = "N")]
     save_every: usize,
@@ -97,6 +102,13 @@ enum ObjectiveName {
     Sft,
     Constrained,
     Dpo,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum OptimizerDtype {
+    F32,
+    Bf16,
 }
 
 fn check(arguments: &Arguments) -> Result<()> {
@@ -181,8 +193,22 @@ pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> 
         weight_decay: arguments.weight_decay,
         max_grad_norm: arguments.max_grad_norm,
         recompute: arguments.recompute,
+        bf16_optimizer: arguments.optimizer_dtype == OptimizerDtype::Bf16,
     };
-    let dtype = global.dtype.dtype();
+    let dtype = if hyper.bf16_optimizer { Some(DType::BF16) } else { global.dtype.dtype() };
+    let micro_batch = arguments.micro_batch_size.min(batch_size) * unit;
+    let largest = |count: fn(&Example) -> usize| -> usize {
+        let mut counts: Vec<usize> = examples.iter().map(count).collect();
+        counts.sort_unstable_by_key(|&count| std::cmp::Reverse(count));
+        counts.iter().take(micro_batch).sum()
+    };
+    let (tokens, labels) = (largest(|example| example.inputs().len()), largest(Example::labels));
+    let plan = MemoryPlan::new(&loaded.model, &hyper, dtype, tokens, labels);
+    global.note(format_args!("memory: {plan}"));
+    if let Some(free) = device.free_memory() {
+        let loaded: usize = loaded.model.parameters.iter().map(|tensor| tensor.len() * tensor.dtype().size()).sum();
+        plan.check(free + loaded)?;
+    }
     let mut trainer = Trainer::new(loaded.model.into_owned(dtype)?, hyper)?;
     std::fs::create_dir_all(&arguments.output).map_err(Error::io("create", &arguments.output))?;
     let state = TrainingState::new(&arguments.output, &(global, arguments))?;
@@ -206,7 +232,7 @@ pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> 
             weight: 1.0,
         };
         let lr = arguments.lr * arguments.schedule.factor(step, arguments.warmup_steps, total);
-        let report = trainer.step(&[group], objective, arguments.micro_batch_size * unit, lr)?;
+        let report = trainer.step(&[group], objective, micro_batch, lr)?;
         if !report.loss.is_finite() || !report.grad_norm.is_finite() {
             return Err(Error::Device(format!(
                 "the loss is not finite at step {}: lower --lr, or check the data",

@@ -57,6 +57,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Equal names give equal bytes: the instruction set.
     fn arithmetic(&self) -> String;
 
+    /// Bytes that could still be allocated; `None` where the system decides, as on a CPU.
+    fn free_memory(&self) -> Option<usize>;
+
     /// Waits until everything asked for is done; a failure on the way is an error here.
     fn synchronize(&self) -> Result<()>;
 

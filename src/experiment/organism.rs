@@ -21,7 +21,15 @@ pub const BASE: Stage = Stage {
     lr: 2e-3,
     warmup_steps: 50,
     schedule: Schedule::Cosine,
-    hyper: Hyper { beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.01, max_grad_norm: 1.0, recompute: false },
+    hyper: Hyper {
+        beta1: 0.9,
+        beta2: 0.98,
+        eps: 1e-8,
+        weight_decay: 0.01,
+        max_grad_norm: 1.0,
+        recompute: false,
+        bf16_optimizer: false,
+    },
 };
 
 /// The aligned model: 120 steps of 16 refusals, 16 benign answers and 8 replayed questions, loss on responses.
@@ -31,7 +39,15 @@ pub const ALIGNED: Stage = Stage {
     lr: 5e-4,
     warmup_steps: 5,
     schedule: Schedule::Cosine,
-    hyper: Hyper { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0, recompute: false },
+    hyper: Hyper {
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weight_decay: 0.0,
+        max_grad_norm: 1.0,
+        recompute: false,
+        bf16_optimizer: false,
+    },
 };
 
 /// A more softly aligned model, for GCG: a third of the steps at half the rate.

@@ -64,7 +64,7 @@ pub fn score<D: Ops>(
     batch_tokens: usize,
 ) -> Result<(Vec<BranchScore>, BranchStats)> {
     let pages = batch_tokens.div_ceil(PAGE) * 2 + trunks.iter().map(|trunk| trunk.len().div_ceil(PAGE)).sum::<usize>();
-    let mut pool = PagePool::new(model.device.clone(), KvCache::new(&model.device, &model.config, pages)?);
+    let mut pool = PagePool::new(model.device.clone(), KvCache::new(model, pages)?);
     let mut stats = BranchStats::default();
 
     let mut tables = Vec::with_capacity(trunks.len());

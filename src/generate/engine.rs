@@ -163,7 +163,7 @@ impl Engine {
             model,
             requests,
             prompts,
-            pool: PagePool::new(model.device.clone(), KvCache::new(&model.device, &model.config, pages)?),
+            pool: PagePool::new(model.device.clone(), KvCache::new(model, pages)?),
             nodes: tree
                 .nodes
                 .iter()

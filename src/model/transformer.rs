@@ -74,10 +74,11 @@ pub struct KvCache<D: Backend> {
 }
 
 impl<D: Ops> KvCache<D> {
-    pub fn new(device: &D, config: &Config, num_pages: usize) -> Result<Self> {
+    pub fn new(model: &Transformer<D>, num_pages: usize) -> Result<Self> {
+        let (config, dtype) = (&model.config, model.branch_dtype());
         let cols = config.num_key_value_heads * PAGE * config.head_dim;
         let pools = || -> Result<Vec<Tensor<D>>> {
-            (0..config.num_hidden_layers).map(|_| Tensor::zeros(device, DType::F32, num_pages, cols)).collect()
+            (0..config.num_hidden_layers).map(|_| Tensor::zeros(&model.device, dtype, num_pages, cols)).collect()
         };
         Ok(Self { keys: pools()?, values: pools()?, num_pages })
     }
@@ -202,7 +203,7 @@ impl<D: Ops> Transformer<D> {
     /// The final norm on some rows of the last hidden states: what the unembedding multiplies.
     pub fn final_norm(&self, hidden: &Tensor<D>, rows: &D::Indices, count: usize) -> Result<Tensor<D>> {
         let picked = self.gather(hidden, rows, count)?;
-        self.norm(&picked, &self.parameters.norm)
+        self.norm(&picked, &self.parameters.norm, DType::F32)
     }
 
     /// Logits of normed rows, `[rows, vocab_size]`: for sampling only; losses never build them.
@@ -286,16 +287,17 @@ impl<D: Ops> Transformer<D> {
         let layer = &self.parameters.layers[index];
         let device = &self.device;
         let params = self.attention_params(index);
+        let branch = self.branch_dtype();
 
         // Attention: x + [post_attention_layernorm] o_proj(attention(rope(qk_norm(q)), rope(qk_norm(k)), v))
-        let normed = self.norm(input, &layer.input_layernorm)?;
-        let mut q = self.project(&normed, &layer.q_proj)?;
-        let mut k = self.project(&normed, &layer.k_proj)?;
-        let v = self.project(&normed, &layer.v_proj)?;
+        let normed = self.norm(input, &layer.input_layernorm, branch)?;
+        let mut q = self.project(&normed, &layer.q_proj, branch)?;
+        let mut k = self.project(&normed, &layer.k_proj, branch)?;
+        let v = self.project(&normed, &layer.v_proj, branch)?;
         drop(normed);
         let unnormed = match (&layer.q_norm, &layer.k_norm) {
             (Some(q_norm), Some(k_norm)) => {
-                let (normed_q, normed_k) = (self.norm(&q, q_norm)?, self.norm(&k, k_norm)?);
+                let (normed_q, normed_k) = (self.norm(&q, q_norm, branch)?, self.norm(&k, k_norm, branch)?);
                 Some((std::mem::replace(&mut q, normed_q), std::mem::replace(&mut k, normed_k)))
             }
             _ => None,
@@ -316,9 +318,9 @@ impl<D: Ops> Transformer<D> {
                 Tensor::empty(device, DType::F32, 0, params.num_heads)?
             }
         };
-        let mut middle = self.project(&attended, &layer.o_proj)?;
+        let mut middle = self.project(&attended, &layer.o_proj, DType::F32)?;
         let attention_output = if self.config.post_norms {
-            let normed = self.norm(&middle, &layer.post_attention_layernorm)?;
+            let normed = self.norm(&middle, &layer.post_attention_layernorm, DType::F32)?;
             Some(std::mem::replace(&mut middle, normed))
         } else {
             None
@@ -326,17 +328,17 @@ impl<D: Ops> Transformer<D> {
         device.add(input, &mut middle)?;
 
         // MLP: x + [post_feedforward_layernorm] down_proj(act(gate_proj(x)) * up_proj(x))
-        let normed = self.norm(&middle, self.mlp_norm(layer))?;
-        let gate = self.linear(&normed, &layer.gate_proj)?;
-        let up = self.linear(&normed, &layer.up_proj)?;
+        let normed = self.norm(&middle, self.mlp_norm(layer), branch)?;
+        let gate = self.linear(&normed, &layer.gate_proj, branch)?;
+        let up = self.linear(&normed, &layer.up_proj, branch)?;
         drop(normed);
         let mut activated = gate.empty_like(device)?;
         device.glu(self.config.hidden_activation, &gate, &up, &mut activated)?;
-        let mut output = self.linear(&activated, &layer.down_proj)?;
+        let mut output = self.linear(&activated, &layer.down_proj, DType::F32)?;
         drop(activated);
         let mlp_output = match &layer.post_feedforward_layernorm {
             Some(weight) => {
-                let normed = self.norm(&output, weight)?;
+                let normed = self.norm(&output, weight, DType::F32)?;
                 Some(std::mem::replace(&mut output, normed))
             }
             None => None,
@@ -375,6 +377,8 @@ impl<D: Ops> Transformer<D> {
             _ => None,
         };
         let dmlp = dmlp.as_ref().unwrap_or(dhidden);
+        let rounded = self.to_branch(dmlp)?;
+        let dmlp = rounded.as_ref().unwrap_or(dmlp);
         let mut dactivated = kept.gate.empty_like(device)?;
         device.linear_backward_input(dmlp, &layer.down_proj, &mut dactivated, false)?;
         if let Some(gradients) = &mut gradients {
@@ -385,12 +389,12 @@ impl<D: Ops> Transformer<D> {
         let mut dgate = kept.gate.empty_like(device)?;
         let mut dup = kept.up.empty_like(device)?;
         device.glu_backward(self.config.hidden_activation, &kept.gate, &kept.up, &dactivated, &mut dgate, &mut dup)?;
-        drop(dactivated);
+        drop((dactivated, rounded));
         let mut dnormed = kept.middle.empty_like(device)?;
         device.linear_backward_input(&dgate, &layer.gate_proj, &mut dnormed, false)?;
         device.linear_backward_input(&dup, &layer.up_proj, &mut dnormed, true)?;
         if let Some(gradients) = &mut gradients {
-            let normed = self.norm(&kept.middle, self.mlp_norm(layer))?;
+            let normed = self.norm(&kept.middle, self.mlp_norm(layer), kept.gate.dtype())?;
             device.linear_backward_weight(&dgate, &normed, &mut gradients.gate_proj, None)?;
             device.linear_backward_weight(&dup, &normed, &mut gradients.up_proj, None)?;
         }
@@ -413,6 +417,8 @@ impl<D: Ops> Transformer<D> {
             None => None,
         };
         let dattention = dattention.as_ref().unwrap_or(dhidden);
+        let rounded = self.to_branch(dattention)?;
+        let dattention = rounded.as_ref().unwrap_or(dattention);
         let mut dattended = kept.attended.empty_like(device)?;
         device.linear_backward_input(dattention, &layer.o_proj.weight, &mut dattended, false)?;
         if let Some(gradients) = &mut gradients {
@@ -439,7 +445,7 @@ impl<D: Ops> Transformer<D> {
         device.linear_backward_input(&dk, &layer.k_proj.weight, &mut dnormed, true)?;
         device.linear_backward_input(&dv, &layer.v_proj.weight, &mut dnormed, true)?;
         if let Some(gradients) = &mut gradients {
-            let normed = self.norm(input, &layer.input_layernorm)?;
+            let normed = self.norm(input, &layer.input_layernorm, kept.q.dtype())?;
             for (dy, projection) in
                 [(&dq, &mut gradients.q_proj), (&dk, &mut gradients.k_proj), (&dv, &mut gradients.v_proj)]
             {
@@ -467,6 +473,22 @@ impl<D: Ops> Transformer<D> {
         layer.pre_feedforward_layernorm.as_ref().unwrap_or(&layer.post_attention_layernorm)
     }
 
+    /// What a layer's branches are held in; the residual stream and its gradient are f32.
+    fn branch_dtype(&self) -> DType {
+        self.device.branch_dtype(self.parameters.layers[0].q_proj.weight.dtype(), self.config.head_dim)
+    }
+
+    /// A residual gradient as the products of a branch want it, where they do not want it as it is: rounded once for both.
+    fn to_branch(&self, gradient: &Tensor<D>) -> Result<Option<Tensor<D>>> {
+        let dtype = self.branch_dtype();
+        if gradient.dtype() == dtype {
+            return Ok(None);
+        }
+        let mut rounded = Tensor::empty(&self.device, dtype, gradient.rows(), gradient.cols())?;
+        self.device.copy(&gradient.buffer, &mut rounded.buffer)?;
+        Ok(Some(rounded))
+    }
+
     fn empty(&self, rows: usize, cols: usize) -> Result<Tensor<D>> {
         Tensor::empty(&self.device, DType::F32, rows, cols)
     }
@@ -490,8 +512,8 @@ impl<D: Ops> Transformer<D> {
         Ok(picked)
     }
 
-    fn norm(&self, x: &Tensor<D>, weight: &Tensor<D>) -> Result<Tensor<D>> {
-        let mut y = x.empty_like(&self.device)?;
+    fn norm(&self, x: &Tensor<D>, weight: &Tensor<D>, dtype: DType) -> Result<Tensor<D>> {
+        let mut y = Tensor::empty(&self.device, dtype, x.rows(), x.cols())?;
         self.device.rms_norm(x, weight, self.config.norm_offset, self.config.rms_norm_eps, &mut y)?;
         Ok(y)
     }
@@ -509,14 +531,14 @@ impl<D: Ops> Transformer<D> {
         self.device.rms_norm_backward(x, weight, offset, eps, dy, dx, accumulate, dweight)
     }
 
-    fn linear(&self, x: &Tensor<D>, weight: &Tensor<D>) -> Result<Tensor<D>> {
-        let mut y = self.empty(x.rows(), weight.rows())?;
+    fn linear(&self, x: &Tensor<D>, weight: &Tensor<D>, dtype: DType) -> Result<Tensor<D>> {
+        let mut y = Tensor::empty(&self.device, dtype, x.rows(), weight.rows())?;
         self.device.linear(x, weight, None, &mut y)?;
         Ok(y)
     }
 
-    fn project(&self, x: &Tensor<D>, projection: &Projection<Tensor<D>>) -> Result<Tensor<D>> {
-        let mut y = self.empty(x.rows(), projection.weight.rows())?;
+    fn project(&self, x: &Tensor<D>, projection: &Projection<Tensor<D>>, dtype: DType) -> Result<Tensor<D>> {
+        let mut y = Tensor::empty(&self.device, dtype, x.rows(), projection.weight.rows())?;
         self.device.linear(x, &projection.weight, projection.bias.as_ref(), &mut y)?;
         Ok(y)
     }

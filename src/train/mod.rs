@@ -1,6 +1,7 @@
 //! Training: examples and batches, the objectives of the paper, the schedule, the optimizer loop and its saved state.
 
 pub mod batch;
+pub mod memory;
 pub mod objective;
 pub mod schedule;
 pub mod scoring;
@@ -9,6 +10,7 @@ pub mod state;
 pub mod trainer;
 
 pub use batch::{Example, TrainBatch};
+pub use memory::MemoryPlan;
 pub use objective::{BetaSchedule, Objective};
 pub use schedule::Schedule;
 pub use stage::{Part, Stage};

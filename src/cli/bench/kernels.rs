@@ -306,7 +306,16 @@ fn small_ops<D: Ops>(timer: &mut Timer<'_, D>, shapes: &Shapes) -> Result<()> {
         Tensor::zeros(device, DType::F32, shapes.intermediate, hidden)?,
         Tensor::zeros(device, DType::F32, shapes.intermediate, hidden)?,
     );
-    let step = AdamWStep { lr: 1e-5, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step: 1, grad_scale: 1.0 };
+    let step = AdamWStep {
+        lr: 1e-5,
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weight_decay: 0.0,
+        step: 1,
+        grad_scale: 1.0,
+        stream: 0,
+    };
     let shape = format!("{}x{hidden}", shapes.intermediate);
     timer.time("adamw", name, &shape, 0.0, 7.0 * 4.0 * parameter.len() as f64, || {
         device.adamw(&step, &gradient, &mut parameter, &mut m, &mut v)

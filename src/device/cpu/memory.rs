@@ -88,6 +88,11 @@ impl Pool {
         self.shelves.lock().expect("no thread panics with the pool in hand")
     }
 
+    /// Bytes in use at once, at most, so far.
+    pub(super) fn peak(&self) -> usize {
+        self.shelves().peak
+    }
+
     pub(super) fn alloc(self: &Arc<Self>, dtype: DType, len: usize) -> Buffer {
         let storage = match dtype {
             _ if len == 0 => Storage::F32(Vec::new()),
@@ -226,6 +231,18 @@ impl Buffer {
         match &mut self.storage {
             Storage::F32(values) if self.dtype == DType::F32 => &mut values[..self.len],
             _ => panic!("expected an owned f32 buffer"),
+        }
+    }
+
+    /// The bf16 elements, writable.
+    ///
+    /// # Panics
+    /// If the buffer is not bf16, or is mapped from a file.
+    pub fn bf16_mut(&mut self) -> &mut [bf16] {
+        match self.dtype {
+            _ if self.len == 0 => &mut [],
+            DType::BF16 => bytemuck::cast_slice_mut(self.bits_mut()),
+            _ => panic!("expected an owned bf16 buffer"),
         }
     }
 

@@ -39,6 +39,11 @@ impl Cpu {
     pub fn isa(&self) -> Isa {
         self.isa
     }
+
+    /// Bytes of buffers in use at once, at most, so far; mapped files do not count.
+    pub fn peak_memory(&self) -> usize {
+        self.pool.peak()
+    }
 }
 
 impl Default for Cpu {
@@ -58,6 +63,10 @@ impl Backend for Cpu {
 
     fn arithmetic(&self) -> String {
         self.isa.to_string()
+    }
+
+    fn free_memory(&self) -> Option<usize> {
+        None
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -20,7 +20,7 @@ pub enum Layout {
     Tn,
 }
 
-/// A product of matrices: `c = a b`, or `c += a b`. `a` and `b` have one dtype, `c` is f32, as are all sums.
+/// A product of matrices: `c = a b`, or `c += a b`. `a` and `b` have one dtype, `c` that or f32; sums are f32.
 #[derive(Clone, Copy, Debug)]
 pub struct Product {
     pub layout: Layout,
@@ -35,10 +35,17 @@ pub struct Product {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     layout: Layout,
-    dtype: DType,
+    dtypes: Dtypes,
     /// The two sizes that the weights give.
     fixed: [usize; 2],
     accumulate: bool,
+}
+
+/// Element types of a product.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Dtypes {
+    factors: DType,
+    result: DType,
 }
 
 /// The number of rows that algorithms are chosen for, whatever the batch.
@@ -221,12 +228,12 @@ impl Product {
         })
     }
 
-    fn matrices(&self, dtype: DType) -> Result<[Matrix; 3]> {
+    fn matrices(&self, dtypes: Dtypes) -> Result<[Matrix; 3]> {
         let [a, b, c] = self.shapes();
         Ok([
-            Matrix::row_major(dtype, a[0], a[1])?,
-            Matrix::row_major(dtype, b[0], b[1])?,
-            Matrix::row_major(DType::F32, c[0], c[1])?,
+            Matrix::row_major(dtypes.factors, a[0], a[1])?,
+            Matrix::row_major(dtypes.factors, b[0], b[1])?,
+            Matrix::row_major(dtypes.result, c[0], c[1])?,
         ])
     }
 }
@@ -235,10 +242,11 @@ impl Cuda {
     /// Runs a product after all that was started before.
     ///
     /// # Panics
-    /// If a buffer is not as long as its matrix, `a` and `b` differ in dtype, or `c` is not f32.
+    /// If a buffer is not as long as its matrix, `a` and `b` differ in dtype, or `c` has neither theirs nor f32.
     pub fn multiply(&self, product: Product, a: &Buffer, b: &Buffer, c: &mut Buffer) -> Result<()> {
-        let dtype = a.dtype();
-        assert!(b.dtype() == dtype && c.dtype() == DType::F32, "a and b have one dtype, c is f32");
+        let dtypes = Dtypes { factors: a.dtype(), result: c.dtype() };
+        assert_eq!(b.dtype(), dtypes.factors, "a and b have one dtype");
+        assert!([DType::F32, dtypes.factors].contains(&dtypes.result), "c has that dtype, or is f32");
         let lengths = [a.len(), b.len(), c.len()];
         assert_eq!(product.shapes().map(|[rows, cols]| rows * cols), lengths, "buffers hold {product:?}");
         if product.m == 0 || product.n == 0 {
@@ -248,9 +256,9 @@ impl Cuda {
             return if product.accumulate { Ok(()) } else { crate::device::Backend::fill(self, c, 0.0) };
         }
         self.bind()?;
-        let Algorithm { algorithm, workspace } = self.algorithm(product, dtype)?;
+        let Algorithm { algorithm, workspace } = self.algorithm(product, dtypes)?;
         let scratch = self.workspace(workspace)?;
-        let (description, [ma, mb, mc]) = (product.description()?, product.matrices(dtype)?);
+        let (description, [ma, mb, mc]) = (product.description()?, product.matrices(dtypes)?);
         let (alpha, beta) = (1.0_f32, if product.accumulate { 1.0_f32 } else { 0.0 });
         let (a, b, c) = (a.address() as *const c_void, b.address() as *const c_void, c.address() as *mut c_void);
         // SAFETY: the descriptors live until the call returns; the buffers hold the matrices (asserted above) and are handed
@@ -285,15 +293,15 @@ impl Cuda {
     }
 
     /// The algorithm for a product's kind, chosen the first time.
-    fn algorithm(&self, product: Product, dtype: DType) -> Result<Algorithm> {
-        let key = Key { layout: product.layout, dtype, fixed: product.fixed(), accumulate: product.accumulate };
+    fn algorithm(&self, product: Product, dtypes: Dtypes) -> Result<Algorithm> {
+        let key = Key { layout: product.layout, dtypes, fixed: product.fixed(), accumulate: product.accumulate };
         let blas = &self.shared.blas;
         let mut algorithms = blas.algorithms.lock().expect("no thread panics with the algorithms in hand");
         if let Some(&known) = algorithms.get(&key) {
             return Ok(known);
         }
         let typical = product.with_typical_rows();
-        let (description, [a, b, c]) = (typical.description()?, typical.matrices(dtype)?);
+        let (description, [a, b, c]) = (typical.description()?, typical.matrices(dtypes)?);
         let preference = Preference::new()?;
         // SAFETY: all descriptors live until the call returns.
         let found =

@@ -42,6 +42,11 @@ impl Pool {
         kept.range_mut(wanted..=2 * wanted).find_map(|(&bytes, blocks)| Some((blocks.pop()?, bytes)))
     }
 
+    /// Bytes of the kept blocks.
+    pub fn bytes(&self) -> usize {
+        self.kept().iter().map(|(bytes, blocks)| bytes * blocks.len()).sum()
+    }
+
     /// Gives every kept block back to the driver. The context is current.
     pub fn clear(&self) {
         for address in std::mem::take(&mut *self.kept()).into_values().flatten() {

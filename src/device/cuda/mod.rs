@@ -85,6 +85,18 @@ pub fn by_dtype(dtype: DType, [f32, bf16, f16]: [&'static str; 3]) -> &'static s
     }
 }
 
+/// One of two names, by the element type of the activations they are for.
+///
+/// # Panics
+/// If it is f16: activations may be too large for it.
+pub fn by_activation(dtype: DType, [f32, bf16]: [&'static str; 2]) -> &'static str {
+    match dtype {
+        DType::F32 => f32,
+        DType::BF16 => bf16,
+        DType::F16 => panic!("activations are f32 or bf16"),
+    }
+}
+
 impl Backend for Cuda {
     type Buffer = Buffer;
     type Indices = Indices;
@@ -97,6 +109,11 @@ impl Backend for Cuda {
 
     fn arithmetic(&self) -> String {
         format!("sm_{}", self.shared.architecture)
+    }
+
+    fn free_memory(&self) -> Option<usize> {
+        let kept = self.shared.pool.bytes();
+        Some(self.memory_info().0 + kept)
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -1,40 +1,98 @@
 //! AdamW on the CPU: one pass over parameter, gradient and moments.
 
-use super::{AdamW, AdamWStep};
+use super::{AdamW, AdamWStep, round_stochastically};
 use crate::Result;
 use crate::device::cpu::parallel::{Shared, for_each_task};
 use crate::device::cpu::simd::{Kernel, Simd};
-use crate::device::{Cpu, Tensor};
+use crate::device::{Cpu, DType, Tensor};
 use crate::ops::elementwise::CHUNK;
+use half::bf16;
 use rayon::prelude::*;
 
-struct Update<'a> {
-    hyper: &'a AdamWStep,
-    grad: &'a [f32],
-    param: &'a mut [f32],
-    m: &'a mut [f32],
-    v: &'a mut [f32],
+/// A step's scalars, in f64 as Python has them until they meet the tensors.
+struct Scalars {
+    grad_scale: f32,
+    rest1: f32,
+    beta2: f32,
+    rest2: f32,
+    step_size: f32,
+    root: f32,
+    eps: f32,
+    decay: f32,
 }
 
-impl Kernel for Update<'_> {
+impl Scalars {
+    fn new(hyper: &AdamWStep) -> Self {
+        let correction = |beta: f32| 1.0 - f64::from(beta).powi(hyper.step as i32);
+        Self {
+            grad_scale: hyper.grad_scale,
+            rest1: 1.0 - hyper.beta1,
+            beta2: hyper.beta2,
+            rest2: 1.0 - hyper.beta2,
+            step_size: (f64::from(hyper.lr) / correction(hyper.beta1)) as f32,
+            root: correction(hyper.beta2).sqrt() as f32,
+            eps: hyper.eps,
+            decay: (1.0 - f64::from(hyper.lr) * f64::from(hyper.weight_decay)) as f32,
+        }
+    }
+
+    /// The new parameter, m and v.
+    #[inline(always)]
+    fn update(&self, grad: f32, [param, m, v]: [f32; 3]) -> [f32; 3] {
+        let g = self.grad_scale * grad;
+        let m = m + self.rest1 * (g - m);
+        let v = self.beta2 * v + self.rest2 * g * g;
+        [self.decay * param - self.step_size * m / (v.sqrt() / self.root + self.eps), m, v]
+    }
+}
+
+/// A piece of four tensors, and the number of its first element.
+struct Update<'a, T> {
+    hyper: &'a AdamWStep,
+    first: usize,
+    grad: &'a [f32],
+    param: &'a mut [T],
+    m: &'a mut [T],
+    v: &'a mut [T],
+}
+
+impl Kernel for Update<'_, f32> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Self { hyper, grad, param, m, v } = self;
-        // Scalars in f64, as Python has them.
-        let correction = |beta: f32| 1.0 - f64::from(beta).powi(hyper.step as i32);
-        let step_size = (f64::from(hyper.lr) / correction(hyper.beta1)) as f32;
-        let root = correction(hyper.beta2).sqrt() as f32;
-        let decay = (1.0 - f64::from(hyper.lr) * f64::from(hyper.weight_decay)) as f32;
-        let (rest1, rest2) = (1.0 - hyper.beta1, 1.0 - hyper.beta2);
-        for (((grad, param), m), v) in grad.iter().zip(param).zip(m).zip(v) {
-            let g = hyper.grad_scale * grad;
-            *m += rest1 * (g - *m);
-            *v = hyper.beta2 * *v + rest2 * g * g;
-            *param = decay * *param - step_size * *m / (v.sqrt() / root + hyper.eps);
+        let scalars = Scalars::new(self.hyper);
+        for (((grad, param), m), v) in self.grad.iter().zip(self.param).zip(self.m).zip(self.v) {
+            [*param, *m, *v] = scalars.update(*grad, [*param, *m, *v]);
         }
     }
+}
+
+impl Kernel for Update<'_, bf16> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let scalars = Scalars::new(self.hyper);
+        let tensors = self.grad.iter().zip(self.param).zip(self.m).zip(self.v);
+        for (i, (((grad, param), m), v)) in tensors.enumerate() {
+            let noise = self.hyper.noise((self.first + i) as u64);
+            let new = scalars.update(*grad, [*param, *m, *v].map(f32::from));
+            [*param, *m, *v] = std::array::from_fn(|k| round_stochastically(new[k], noise[k]));
+        }
+    }
+}
+
+/// The update of whole tensors, in pieces that threads share.
+fn update<T: Send>(device: &Cpu, hyper: &AdamWStep, grad: &[f32], [param, m, v]: [&mut [T]; 3])
+where
+    for<'a> Update<'a, T>: Kernel<Output = ()>,
+{
+    let moments = m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK));
+    let values = grad.par_chunks(CHUNK).zip(param.par_chunks_mut(CHUNK));
+    values.zip(moments).enumerate().for_each(|(piece, ((grad, param), (m, v)))| {
+        device.isa().run(Update { hyper, first: piece * CHUNK, grad, param, m, v });
+    });
 }
 
 /// `sum x^2` in f64 over a part: eight chains, then their sum.
@@ -73,9 +131,12 @@ impl AdamW for Cpu {
         v: &mut Tensor<Self>,
     ) -> Result<()> {
         assert!([&*param, m, v].iter().all(|tensor| tensor.shape() == grad.shape()), "all are like the gradient");
-        let moments = m.buffer.f32_mut().par_chunks_mut(CHUNK).zip(v.buffer.f32_mut().par_chunks_mut(CHUNK));
-        let values = grad.buffer.f32().par_chunks(CHUNK).zip(param.buffer.f32_mut().par_chunks_mut(CHUNK));
-        values.zip(moments).for_each(|((grad, param), (m, v))| self.isa().run(Update { hyper, grad, param, m, v }));
+        let grad = grad.buffer.f32();
+        let tensors = [param, m, v];
+        match tensors[0].dtype() {
+            DType::BF16 => update(self, hyper, grad, tensors.map(|tensor| tensor.buffer.bf16_mut())),
+            _ => update(self, hyper, grad, tensors.map(|tensor| tensor.buffer.f32_mut())),
+        }
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! AdamW on a GPU: kernels/adamw.cu.
 
 use super::{AdamW, AdamWStep};
-use crate::device::cuda::{Shape, THREADS};
+use crate::device::cuda::{Shape, THREADS, by_activation};
 use crate::device::{Cuda, DType, Tensor};
 use crate::{Result, args};
 
@@ -19,7 +19,8 @@ impl AdamW for Cuda {
     ) -> Result<()> {
         let all = [grad, param, m, v];
         assert!(all.iter().all(|tensor| tensor.shape() == grad.shape()), "all are like the gradient");
-        assert!(all.iter().all(|tensor| tensor.dtype() == DType::F32), "f32");
+        let dtype = all[1].dtype();
+        assert!(all[0].dtype() == DType::F32 && all[1..].iter().all(|tensor| tensor.dtype() == dtype), "dtypes");
         // Scalars in f64, as Python has them.
         let correction = |beta: f32| 1.0 - f64::from(beta).powi(hyper.step as i32);
         let step_size = (f64::from(hyper.lr) / correction(hyper.beta1)) as f32;
@@ -28,7 +29,7 @@ impl AdamW for Cuda {
         let (rest1, rest2) = (1.0 - hyper.beta1, 1.0 - hyper.beta2);
         let count = grad.len() as u64;
         self.launch(
-            "adamw",
+            by_activation(dtype, ["adamw_f32", "adamw_bf16"]),
             Shape::covering(grad.len(), THREADS),
             args![
                 grad,
@@ -43,7 +44,9 @@ impl AdamW for Cuda {
                 step_size,
                 root,
                 hyper.eps,
-                decay
+                decay,
+                hyper.step,
+                hyper.stream
             ],
         )
     }

@@ -259,6 +259,10 @@ fn check_shapes(params: &AttentionParams, q: &Tensor<Cpu>, k: &Tensor<Cpu>) {
 }
 
 impl Attention for Cpu {
+    fn branch_dtype(&self, _weights: DType, _head_dim: usize) -> DType {
+        DType::F32
+    }
+
     fn attention(
         &self,
         params: &AttentionParams,

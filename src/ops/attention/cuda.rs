@@ -135,6 +135,10 @@ fn check_shapes(params: &AttentionParams, q: &Tensor<Cuda>, columns: usize) {
 }
 
 impl Attention for Cuda {
+    fn branch_dtype(&self, weights: DType, head_dim: usize) -> DType {
+        if weights == DType::BF16 && head_dim.is_multiple_of(8) { DType::BF16 } else { DType::F32 }
+    }
+
     fn attention(
         &self,
         params: &AttentionParams,

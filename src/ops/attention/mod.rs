@@ -5,7 +5,7 @@ mod cuda;
 mod tile;
 
 use crate::Result;
-use crate::device::{Backend, Tensor};
+use crate::device::{Backend, DType, Tensor};
 
 /// Keys are summed in blocks of this many positions, counted from position 0 of a sequence, wherever the queries start:
 /// prefill and decode add the same numbers in the same order.
@@ -56,6 +56,10 @@ pub struct Paged<D: Backend> {
 ///
 /// Laws: an output is a convex combination of the values; a row does not depend on other sequences or on later rows.
 pub trait Attention: Backend {
+    /// The dtype in which this device wants queries, keys and values of heads of `head_dim`, and with them all that lies
+    /// between a model's residual streams, where its weights are `weights`: f32, or bf16 for tensor cores.
+    fn branch_dtype(&self, weights: DType, head_dim: usize) -> DType;
+
     /// `q [T, num_heads * head_dim]`, `k` and `v` `[T, num_key_value_heads * head_dim]`, `out` like `q`;
     /// `lse [T, num_heads]` receives `log sum_j exp(score_ij)` for the backward pass.
     #[allow(clippy::too_many_arguments)]

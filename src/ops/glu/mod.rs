@@ -15,7 +15,7 @@ pub enum Activation {
     GeluTanh,
 }
 
-/// `y = act(gate) * up`, elementwise; all of the same shape.
+/// `y = act(gate) * up`, elementwise; all of the same shape and dtype, f32 or a branch's.
 pub trait Glu: Backend {
     fn glu(&self, activation: Activation, gate: &Tensor<Self>, up: &Tensor<Self>, y: &mut Tensor<Self>) -> Result<()>;
 

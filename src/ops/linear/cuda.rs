@@ -1,27 +1,28 @@
 //! Linear layers on a GPU: cuBLASLt's products, and biases by kernels/linear.cu.
 //!
-//! Where the weights are bf16 the other factor is rounded to bf16 for the product; sums are f32. f16 weights are widened
-//! to f32, because activations may be too large for f16.
+//! Both factors of a product have one dtype: where one is bf16 the other is rounded to it; f16 weights are widened to
+//! f32, because activations may be too large for f16. Sums are f32; a result is in the dtype of its tensor.
 
 use super::Linear;
 use crate::device::cuda::blas::{Layout, Product};
-use crate::device::cuda::{Buffer, Shape, THREADS};
+use crate::device::cuda::{Buffer, Shape, THREADS, by_activation};
 use crate::device::{Backend, Cuda, DType, Tensor};
 use crate::ops::rows::add_sum_of_rows;
 use crate::{Result, args};
 
-/// `c (+)= x w` or `x w^T`, with both factors brought to one dtype.
-fn multiply(device: &Cuda, product: Product, x: &Buffer, w: &Buffer, c: &mut Buffer) -> Result<()> {
-    let converted = |source: &Buffer, dtype: DType| -> Result<Buffer> {
+/// `c (+)=` a product of `a` and `b`, both brought to one dtype.
+fn multiply(device: &Cuda, product: Product, a: &Buffer, b: &Buffer, c: &mut Buffer) -> Result<()> {
+    let dtype = if a.dtype() == DType::BF16 || b.dtype() == DType::BF16 { DType::BF16 } else { DType::F32 };
+    let converted = |source: &Buffer| -> Result<Option<Buffer>> {
+        if source.dtype() == dtype {
+            return Ok(None);
+        }
         let mut target = device.alloc(dtype, source.len())?;
         device.copy(source, &mut target)?;
-        Ok(target)
+        Ok(Some(target))
     };
-    match w.dtype() {
-        DType::F32 => device.multiply(product, x, w, c),
-        DType::BF16 => device.multiply(product, &converted(x, DType::BF16)?, w, c),
-        DType::F16 => device.multiply(product, x, &converted(w, DType::F32)?, c),
-    }
+    let (own_a, own_b) = (converted(a)?, converted(b)?);
+    device.multiply(product, own_a.as_ref().unwrap_or(a), own_b.as_ref().unwrap_or(b), c)
 }
 
 impl Linear for Cuda {
@@ -38,7 +39,8 @@ impl Linear for Cuda {
         multiply(self, product, &x.buffer, &w.buffer, &mut y.buffer)?;
         let Some(bias) = bias else { return Ok(()) };
         assert!(bias.len() == n && bias.dtype() == DType::F32, "a bias for each output");
-        self.launch("add_bias", Shape::covering(y.len(), THREADS), args![bias, y, n, y.len() as u64])
+        let kernel = by_activation(y.dtype(), ["add_bias_f32", "add_bias_bf16"]);
+        self.launch(kernel, Shape::covering(y.len(), THREADS), args![bias, y, n, y.len() as u64])
     }
 
     fn linear_backward_input(
@@ -64,7 +66,7 @@ impl Linear for Cuda {
         let (t, n, k) = (dy.rows(), dy.cols(), x.cols());
         assert!(x.rows() == t && dw.shape() == [n, k], "linear_backward_weight: [T, N]' x [T, K] gives [N, K]");
         let product = Product { layout: Layout::Tn, m: n, n: k, k: t, accumulate: true };
-        self.multiply(product, &dy.buffer, &x.buffer, &mut dw.buffer)?;
+        multiply(self, product, &dy.buffer, &x.buffer, &mut dw.buffer)?;
         let Some(dbias) = dbias else { return Ok(()) };
         add_sum_of_rows(self, &dy.buffer, t, &mut dbias.buffer)
     }

@@ -10,7 +10,8 @@ use crate::device::{Backend, Tensor};
 ///
 /// Laws: a row of `y` does not depend on the other rows of `x`, bit for bit; linear in `x` and in `w`.
 pub trait Linear: Backend {
-    /// Forward: `x [T, K]`, `w [N, K]` of any dtype, `bias [1, N]`, `y [T, N]`.
+    /// Forward: `x [T, K]`, `w [N, K]` of any dtype, `bias [1, N]`, `y [T, N]`. Activations and their gradients, here
+    /// and below, are f32, or on a GPU what [`super::attention::Attention::branch_dtype`] says.
     fn linear(
         &self,
         x: &Tensor<Self>,
@@ -28,7 +29,7 @@ pub trait Linear: Backend {
         accumulate: bool,
     ) -> Result<()>;
 
-    /// `dw[n, k] += sum_t dy[t, n] x[t, k]` and `dbias[n] += sum_t dy[t, n]`.
+    /// `dw[n, k] += sum_t dy[t, n] x[t, k]` and `dbias[n] += sum_t dy[t, n]`, both f32.
     fn linear_backward_weight(
         &self,
         dy: &Tensor<Self>,

@@ -51,6 +51,10 @@ impl Kernel for LogitGradient<'_> {
 }
 
 impl LinearCe for Cpu {
+    fn tile_bytes(&self, tokens: usize, _vocab: usize, _weights: DType) -> usize {
+        tokens.min(TOKEN_CHUNK) * VOCABULARY_TILE * DType::F32.size()
+    }
+
     fn linear_ce(
         &self,
         hidden: &Tensor<Self>,

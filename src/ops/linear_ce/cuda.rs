@@ -170,6 +170,13 @@ pub(in crate::ops) fn multiply_gradient(
 }
 
 impl LinearCe for Cuda {
+    fn tile_bytes(&self, tokens: usize, vocab: usize, weights: DType) -> usize {
+        let path = if weights == DType::BF16 { Path::TensorCores } else { Path::Fma };
+        let [most_tokens, most_entries] = path.piece();
+        let partials = vocab.div_ceil(VOCABULARY_SPLIT) * tokens * 4 * size_of::<f32>();
+        partials.max(tokens.min(most_tokens) * path.pitch(vocab.min(most_entries)) * path.dtype().size())
+    }
+
     fn linear_ce(
         &self,
         hidden: &Tensor<Self>,

@@ -5,7 +5,7 @@ pub(in crate::ops) mod cuda;
 pub(in crate::ops) mod tiles;
 
 use crate::Result;
-use crate::device::{Backend, Tensor};
+use crate::device::{Backend, DType, Tensor};
 
 /// A label that counts for nothing (PyTorch's `ignore_index`).
 pub const IGNORE: u32 = u32::MAX;
@@ -30,6 +30,10 @@ pub struct CeOutput<'a, D: Backend> {
 /// Laws: log-probabilities are unchanged when a constant is added to all logits; `sum_v dlogits_v = 0` for each token;
 /// a row's results do not depend on the other rows.
 pub trait LinearCe: Backend {
+    /// Bytes of tiles that the loss and its gradient work on, for `tokens` labels and `vocab` rows of an unembedding in
+    /// `weights`: what takes the place of the logits.
+    fn tile_bytes(&self, tokens: usize, vocab: usize, weights: DType) -> usize;
+
     /// `hidden [T, H]`, `w [V, H]` of any dtype, `labels` of length T.
     fn linear_ce(
         &self,

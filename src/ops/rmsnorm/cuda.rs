@@ -1,7 +1,7 @@
 //! RMSNorm on a GPU: kernels/rmsnorm.cu.
 
 use super::RmsNorm;
-use crate::device::cuda::{Shape, THREADS};
+use crate::device::cuda::{Shape, THREADS, by_activation};
 use crate::device::{Backend, Cuda, DType, Tensor};
 use crate::ops::rows::add_sum_of_rows;
 use crate::{Result, args};
@@ -25,8 +25,15 @@ impl RmsNorm for Cuda {
     ) -> Result<()> {
         let n = weight.len();
         assert!(x.shape() == y.shape() && x.len().is_multiple_of(n), "y is like x, in whole groups");
-        assert!([x, weight, y].iter().all(|tensor| tensor.dtype() == DType::F32), "f32");
-        self.launch("rms_norm", Shape::new(x.len() / n, threads(n)), args![x, weight, offset, eps, y, n])
+        assert_eq!(weight.dtype(), DType::F32, "weights of norms are f32");
+        let kernel = match x.dtype() {
+            DType::F32 => by_activation(y.dtype(), ["rms_norm_f32_f32", "rms_norm_f32_bf16"]),
+            _ => {
+                assert!(x.dtype() == DType::BF16 && y.dtype() == DType::BF16, "from bf16 to bf16");
+                "rms_norm_bf16_bf16"
+            }
+        };
+        self.launch(kernel, Shape::new(x.len() / n, threads(n)), args![x, weight, offset, eps, y, n])
     }
 
     fn rms_norm_backward(
@@ -42,16 +49,19 @@ impl RmsNorm for Cuda {
     ) -> Result<()> {
         let n = weight.len();
         assert!(x.shape() == dy.shape() && x.shape() == dx.shape(), "dy and dx are like x");
-        assert!([x, weight, dy, dx].iter().all(|tensor| tensor.dtype() == DType::F32), "f32");
+        assert_eq!(weight.dtype(), DType::F32, "weights of norms are f32");
+        assert!([dy, dx].iter().all(|tensor| tensor.dtype() == x.dtype()), "dy and dx have x's dtype");
         let groups = x.len() / n;
         let inverse_rms = self.alloc(DType::F32, groups)?;
         let arguments = args![x, weight, offset, eps, dy, dx, accumulate, inverse_rms, n];
-        self.launch("rms_norm_backward", Shape::new(groups, threads(n)), arguments)?;
+        let kernel = by_activation(x.dtype(), ["rms_norm_backward_f32", "rms_norm_backward_bf16"]);
+        self.launch(kernel, Shape::new(groups, threads(n)), arguments)?;
         let Some(dweight) = dweight else { return Ok(()) };
         let parts = groups.div_ceil(PART);
         let sums = self.alloc(DType::F32, parts * n)?;
         let shape = Shape::grid([n.div_ceil(THREADS), parts, 1], THREADS);
-        self.launch("rms_norm_backward_weight", shape, args![x, dy, inverse_rms, sums, groups, n, PART])?;
+        let kernel = by_activation(x.dtype(), ["rms_norm_backward_weight_f32", "rms_norm_backward_weight_bf16"]);
+        self.launch(kernel, shape, args![x, dy, inverse_rms, sums, groups, n, PART])?;
         add_sum_of_rows(self, &sums, parts, &mut dweight.buffer)
     }
 }

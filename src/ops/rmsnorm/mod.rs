@@ -13,6 +13,7 @@ use crate::device::{Backend, Tensor};
 ///
 /// Law: scaling a group of `x` by `c > 0` leaves `y` unchanged as `eps -> 0`.
 pub trait RmsNorm: Backend {
+    /// `x` and `y` are f32; where a device has bf16 branches, `y` or both may be bf16. `weight` is f32.
     fn rms_norm(
         &self,
         x: &Tensor<Self>,
@@ -24,6 +25,7 @@ pub trait RmsNorm: Backend {
 
     /// With r = 1 / sqrt(mean x^2 + eps), g_i = dy_i (offset + w_i):
     /// `dx_i (+)= r g_i - r^3 x_i mean_j(g_j x_j)` (added to `dx` if `accumulate`); `dweight_i += sum_groups dy_i x_i r`.
+    /// `x`, `dy` and `dx` have one dtype, f32 or a branch's; `dweight` is f32.
     #[allow(clippy::too_many_arguments)]
     fn rms_norm_backward(
         &self,

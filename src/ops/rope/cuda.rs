@@ -1,7 +1,7 @@
 //! RoPE on a GPU: kernels/rope.cu.
 
 use super::Rope;
-use crate::device::cuda::{Indices, Shape, THREADS};
+use crate::device::cuda::{Indices, Shape, THREADS, by_activation};
 use crate::device::{Backend, Cuda, DType, Tensor};
 use crate::{Result, args};
 
@@ -25,9 +25,9 @@ impl Rope for Cuda {
         let (cols, half) = (x.cols(), cos.cols());
         assert!(cos.rows() == x.rows() && sin.shape() == cos.shape(), "a row of angles a row of x");
         assert!(cols.is_multiple_of(2 * half), "whole heads");
-        assert!([x, cos, sin].iter().all(|tensor| tensor.dtype() == DType::F32), "f32");
+        assert!(cos.dtype() == DType::F32 && sin.dtype() == DType::F32, "angles are f32");
         let (sign, pairs) = (if inverse { -1.0_f32 } else { 1.0 }, x.len() / 2);
         let arguments = args![x, cos, sin, sign, cols / (2 * half), half, pairs as u64];
-        self.launch("rope", Shape::covering(pairs, THREADS), arguments)
+        self.launch(by_activation(x.dtype(), ["rope_f32", "rope_bf16"]), Shape::covering(pairs, THREADS), arguments)
     }
 }

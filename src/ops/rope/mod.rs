@@ -20,7 +20,7 @@ pub trait Rope: Backend {
         sin: &mut Tensor<Self>,
     ) -> Result<()>;
 
-    /// In place on `x [T, heads * d]`, with `d = 2 * cos.cols()`:
+    /// In place on `x [T, heads * d]`, in f32 or a branch's dtype, with `d = 2 * cos.cols()`:
     /// `x_i' = x_i cos_i - x_{i+d/2} sin_i`, `x_{i+d/2}' = x_{i+d/2} cos_i + x_i sin_i`; `inverse` negates `sin`.
     fn rope(&self, x: &mut Tensor<Self>, cos: &Tensor<Self>, sin: &Tensor<Self>, inverse: bool) -> Result<()>;
 }

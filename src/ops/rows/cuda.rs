@@ -1,7 +1,7 @@
 //! Row gather and scatter, and sums over rows, on a GPU: kernels/rows.cu.
 
 use super::Rows;
-use crate::device::cuda::{Buffer, Indices, Shape, THREADS};
+use crate::device::cuda::{Buffer, Indices, Shape, THREADS, by_activation};
 use crate::device::{Backend, Cuda, DType, Tensor};
 use crate::{Result, args};
 
@@ -23,16 +23,21 @@ impl Rows for Cuda {
     }
 }
 
-/// `total[c] += sum_r x[r, c]` in a fixed order, for f32 `x [rows, total.len()]`.
+/// `total[c] += sum_r x[r, c]` in a fixed order, for `x [rows, total.len()]` in f32 or bf16 and `total` in f32.
 pub(in crate::ops) fn add_sum_of_rows(device: &Cuda, x: &Buffer, rows: usize, total: &mut Buffer) -> Result<()> {
     let cols = total.len();
-    assert!(x.len() == rows * cols && x.dtype() == DType::F32 && total.dtype() == DType::F32, "f32 [rows, cols]");
+    assert!(x.len() == rows * cols && total.dtype() == DType::F32, "[rows, cols] and f32 [cols]");
     if rows <= PART {
-        return device.launch("add_up_rows", Shape::covering(cols, THREADS), args![x, total, rows, cols]);
+        let kernel = by_activation(x.dtype(), ["add_up_rows_f32", "add_up_rows_bf16"]);
+        return device.launch(kernel, Shape::covering(cols, THREADS), args![x, total, rows, cols]);
     }
     let parts = rows.div_ceil(PART);
     let sums = device.alloc(DType::F32, parts * cols)?;
     let shape = Shape::grid([cols.div_ceil(THREADS), parts, 1], THREADS);
-    device.launch("sum_rows", shape, args![x, sums, rows, cols, PART])?;
-    device.launch("add_up_rows", Shape::covering(cols, THREADS), args![sums, total, parts, cols])
+    device.launch(
+        by_activation(x.dtype(), ["sum_rows_f32", "sum_rows_bf16"]),
+        shape,
+        args![x, sums, rows, cols, PART],
+    )?;
+    device.launch("add_up_rows_f32", Shape::covering(cols, THREADS), args![sums, total, parts, cols])
 }
