@@ -99,6 +99,50 @@ mod training {
     }
 }
 
+mod loading {
+    use super::*;
+    use safedepth::device::MappedSlice;
+    use std::sync::Arc;
+
+    #[test]
+    fn on_the_emulator() {
+        support::device::on_the_emulator(module_path!());
+    }
+
+    /// Matrices of one, two and many pieces of pinned memory, one behind the other without a wait between.
+    #[test]
+    #[ignore = "needs a GPU or the emulator"]
+    fn mapped_matrices_arrive_whole() {
+        const MIB: usize = 1 << 20;
+        let mut random = support::Random(5);
+        let lengths = [0, 1, 3 * MIB, 2 * MIB, 9 * MIB + 3, 17];
+        let total: usize = lengths.iter().sum();
+        let bytes: Vec<u8> = (0..total.div_ceil(4)).flat_map(|_| (random.next() as u64).to_le_bytes()).collect();
+        let bytes: Vec<u8> = bytes.chunks_exact(2).flat_map(|pair| [pair[0], pair[1] & 0x3f]).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &bytes).unwrap();
+        // SAFETY: nobody else writes to the file.
+        let map = Arc::new(unsafe { memmap2::Mmap::map(&file) }.unwrap());
+        let device = Cuda::new(0).unwrap();
+        let mut start = 0;
+        let slices: Vec<MappedSlice> = lengths
+            .iter()
+            .map(|&len| {
+                let slice = MappedSlice { map: Arc::clone(&map), offset: 2 * start, len, dtype: DType::BF16 };
+                start += len;
+                slice
+            })
+            .collect();
+        let buffers: Vec<_> = slices.iter().map(|slice| device.map(slice.clone()).unwrap()).collect();
+        for (slice, buffer) in slices.iter().zip(&buffers) {
+            let mut values = vec![0.0; slice.len];
+            device.download(buffer, &mut values).unwrap();
+            let want = slice.bytes().chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32());
+            assert!(values.iter().copied().eq(want), "{} elements", slice.len);
+        }
+    }
+}
+
 mod decoding {
     use super::*;
     use safedepth::model::transformer::{Batch, Keep, KvCache};

@@ -9,6 +9,7 @@ mod launch;
 mod memory;
 mod modules;
 mod open;
+mod staging;
 
 pub use launch::{Argument, Passed, Shape};
 pub use memory::{Buffer, Indices};
@@ -21,7 +22,8 @@ use cudarc::driver::{CudaContext, CudaStream, result, sys};
 use failure::{at, device_error};
 use memory::Pool;
 use modules::Modules;
-use std::sync::Arc;
+use staging::Staging;
+use std::sync::{Arc, Mutex};
 
 /// Threads a block of the kernels that treat every element alike.
 pub const THREADS: usize = 256;
@@ -36,6 +38,7 @@ pub struct Cuda {
 struct Shared {
     modules: Modules,
     pool: Pool,
+    staging: Mutex<Staging>,
     blas: Blas,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
@@ -128,8 +131,10 @@ impl Backend for Cuda {
     }
 
     fn map(&self, slice: MappedSlice) -> Result<Buffer> {
-        let mut buffer = Buffer::new(self, slice.dtype, slice.len)?;
-        buffer.memory.write(slice.bytes())?;
+        let buffer = Buffer::new(self, slice.dtype, slice.len)?;
+        let mut staging = self.shared.staging.lock().expect("no thread panics with the staging in hand");
+        staging.send(self, slice.bytes(), &buffer.memory)?;
+        drop(staging);
         Ok(buffer)
     }
 

@@ -7,7 +7,7 @@ use super::modules::{Modules, has_kernels};
 use super::{Cuda, Shared};
 use crate::{Error, Result};
 use cudarc::driver::{CudaContext, result, sys};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// CUDA 13.0, which the kernels were compiled for.
 const CUDA: i32 = 13_000;
@@ -80,7 +80,19 @@ impl Cuda {
         }
         let blas = Blas::new()?;
         let (modules, pool) = (Modules::default(), Pool::default());
-        Ok(Self { shared: Arc::new(Shared { modules, pool, blas, stream, context, architecture, title, driver }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                modules,
+                pool,
+                staging: Mutex::default(),
+                blas,
+                stream,
+                context,
+                architecture,
+                title,
+                driver,
+            }),
+        })
     }
 }
 
