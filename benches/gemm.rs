@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench gemm [-- FILTER] [--threads N]`
 
-use ::gemm as peer_gemm;
+use gemm_common::Parallelism;
 use half::bf16;
 use safedepth::device::cpu::{Isa, View, gemm};
 use std::hint::black_box;
@@ -42,12 +42,12 @@ fn time(threads: usize, mut work: impl FnMut()) -> f64 {
 
 #[allow(clippy::too_many_arguments)]
 fn peer(m: usize, n: usize, k: usize, x: &[f32], x_t: bool, w: &[f32], w_t: bool, y: &mut [f32], threads: usize) {
-    let parallelism = if threads == 1 { peer_gemm::Parallelism::None } else { peer_gemm::Parallelism::Rayon(threads) };
+    let parallelism = if threads == 1 { Parallelism::None } else { Parallelism::Rayon(threads) };
     let (x_rs, x_cs) = if x_t { (1, m as isize) } else { (k as isize, 1) };
     let (w_rs, w_cs) = if w_t { (1, k as isize) } else { (n as isize, 1) };
     // SAFETY: the slices hold the matrices of these shapes and strides.
     unsafe {
-        peer_gemm::gemm(
+        gemm_f32::gemm::f32::get_gemm_fn()(
             m,
             n,
             k,
