@@ -117,7 +117,7 @@ mod loading {
         let mut random = support::Random(5);
         let lengths = [0, 1, 3 * MIB, 2 * MIB, 9 * MIB + 3, 17];
         let total: usize = lengths.iter().sum();
-        let bytes: Vec<u8> = (0..total.div_ceil(4)).flat_map(|_| (random.next() as u64).to_le_bytes()).collect();
+        let bytes: Vec<u8> = (0..total.div_ceil(4)).flat_map(|_| random.next().to_le_bytes()).collect();
         let bytes: Vec<u8> = bytes.chunks_exact(2).flat_map(|pair| [pair[0], pair[1] & 0x3f]).collect();
         let mut file = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut file, &bytes).unwrap();
