@@ -57,6 +57,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) linear_ce_partial_mma(
     extern __shared__ __align__(16) __nv_bfloat16 shared[];
     int token0 = blockIdx.x * TILE_ROWS, start = blockIdx.y * VOCABULARY_SPLIT, end = min(start + VOCABULARY_SPLIT, vocab);
     Token state[MT][2];
+    Logits::begin_rows(state);
     for (int column0 = start; column0 < end; column0 += COLUMNS) {
         Logits::Sums z;
         Logits::multiply(z, shared, size, Rows{hidden, token0, tokens, size}, Rows{w, column0, end, size});

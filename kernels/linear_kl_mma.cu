@@ -45,6 +45,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) linear_kl_partial_mma(
     Side p{hidden_p, w_p, size_p, softcap_p}, q{hidden_q, w_q, size_q, softcap_q};
     int token0 = blockIdx.x * TILE_ROWS, start = blockIdx.y * VOCABULARY_SPLIT, end = min(start + VOCABULARY_SPLIT, vocab);
     Pair state[MT][2];
+    Logits::begin_rows(state);
     for (int column0 = start; column0 < end; column0 += COLUMNS) {
         Logits::Sums zp, zq;
         p.logits(zp, shared, token0, tokens, column0, end);

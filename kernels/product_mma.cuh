@@ -135,6 +135,16 @@ struct Product {
         copy_wait<0>();
     }
 
+    // Gives every row the state of nothing seen. Spelled out: of the default member initializers of an array of two
+    // dimensions, nvcc 13.0 applies those of the first line alone, and leaves the other lines' maxima 0.
+    template <class State>
+    __device__ __forceinline__ static void begin_rows(State (&state)[MT][2]) {
+#pragma unroll
+        for (int i = 0; i < MT; ++i)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) state[i][half] = State{};
+    }
+
     // Merges what the threads know of each row, in order, into `out[row0 ..]`, below `rows`: a row is spread over 4 lanes
     // of 4 warps. `shared` holds a state for each of them.
     template <class State>

@@ -394,6 +394,36 @@ fn one_hot<D: TestDevice>() {
     }
 }
 
+/// Every logit of every row of a kernel's tile far below 0: a running maximum that starts at 0 would lose all of them.
+fn logits_far_below_zero<D: TestDevice>() {
+    for device in D::all() {
+        for dtype in [DType::F32, DType::BF16] {
+            let case = Case { tokens: 150, size: 8, vocab: 3, dtype, softcap: None, spread: 1.0, seed: 0 };
+            // Exact in bf16.
+            let inputs = Inputs {
+                hidden: (0..case.tokens * case.size).map(|i| -16.0 - (i / case.size % 5) as f32).collect(),
+                w: (0..case.vocab * case.size).map(|i| 1.0 + (i / case.size) as f32).collect(),
+                labels: (0..case.tokens).map(|t| (t % case.vocab) as u32).collect(),
+                coefficient: vec![1.0; case.tokens],
+                dw: vec![0.0; case.vocab * case.size],
+            };
+            let got = forward(&device, &case, &inputs);
+            for t in 0..case.tokens {
+                // Logits are -8 (16 + t % 5) times 1, 2 and 3: the first has all the probability.
+                let first = -8.0 * (16 + t % 5) as f32;
+                let label = t % case.vocab;
+                let want = (first, first * label as f32, 0.0, label as f32);
+                assert_eq!((got.lse[t], got.logprob[t], got.entropy[t], got.rank[t]), want, "token {t} in {dtype:?}");
+            }
+            let [dx, _] = backward(&device, &case, &inputs);
+            for (t, row) in dx.chunks_exact(case.size).enumerate() {
+                // W's first row less the label's.
+                assert!(row.iter().all(|&g| g == -((t % case.vocab) as f32)), "token {t} in {dtype:?}: {row:?}");
+            }
+        }
+    }
+}
+
 /// The same bits on any number of threads, dw included.
 fn threads_do_not_matter<D: TestDevice>() {
     let devices = D::all();
@@ -418,5 +448,6 @@ on_every_device!(
     ignored_labels_give_zero,
     ranks_are_exact,
     one_hot,
+    logits_far_below_zero,
     threads_do_not_matter,
 );

@@ -253,6 +253,32 @@ fn one_hot<D: TestDevice>() {
     }
 }
 
+/// Every logit of every row of a kernel's tile far below 0: a running maximum that starts at 0 would lose all of them.
+fn logits_far_below_zero<D: TestDevice>() {
+    for device in D::all() {
+        for dtype in [DType::F32, DType::BF16] {
+            let (tokens, size) = (150, 8);
+            // Exact in bf16; logits are -128 (1, 2, 3) and -128 (3, 2, 1): each model is certain of its own entry.
+            let side = |factors: [f32; 3]| Side {
+                size,
+                dtype,
+                softcap: None,
+                hidden: vec![-16.0; tokens * size],
+                w: factors.iter().flat_map(|&factor| vec![factor; size]).collect(),
+            };
+            let got = run(&device, [&side([1.0, 2.0, 3.0]), &side([3.0, 2.0, 1.0])]);
+            for t in 0..tokens {
+                assert_eq!(
+                    (got.kl[t], got.argmax[0][t], got.argmax[1][t]),
+                    (256.0, 0.0, 2.0),
+                    "token {t} in {dtype:?}"
+                );
+                assert_eq!((got.entropy[0][t], got.entropy[1][t]), (0.0, 0.0), "token {t} in {dtype:?}");
+            }
+        }
+    }
+}
+
 /// A token's results have the same bits whatever the other tokens are, and on any number of threads.
 fn tokens_stand_alone<D: TestDevice>() {
     let devices = D::all();
@@ -461,6 +487,7 @@ on_every_device!(
     a_constant_on_all_logits_changes_nothing,
     argmax_is_the_first_of_equals,
     one_hot,
+    logits_far_below_zero,
     tokens_stand_alone,
     backward_equals_f64,
     nothing_to_learn_gives_zero,
