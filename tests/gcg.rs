@@ -1,7 +1,7 @@
 //! GCG on tiny models: its gradient, its candidates, its losses, and searches that are broken off and gone on with.
 
 use safedepth::attack::gcg::loss::{self, Batching};
-use safedepth::attack::gcg::{Behaviour, Found, Frame, Parts, Search, Settings, State, gradient, rank};
+use safedepth::attack::gcg::{Behaviour, Draft, Found, Frame, Parts, Search, Settings, State, gradient, rank};
 use safedepth::device::{Cpu, DType, Tensor};
 use safedepth::model::Transformer;
 use safedepth::rng::Philox;
@@ -152,10 +152,53 @@ fn settings() -> Settings {
 }
 
 fn run(behaviours: &[Behaviour], settings: &Settings, restart: usize, file: Option<&std::path::Path>) -> Result<State> {
-    let model = model("llama");
+    run_with(None, behaviours, settings, restart, file)
+}
+
+/// With the golden of this name as the draft model of probe sampling.
+fn run_with(
+    draft: Option<&str>,
+    behaviours: &[Behaviour],
+    settings: &Settings,
+    restart: usize,
+    file: Option<&std::path::Path>,
+) -> Result<State> {
+    let (attacked, draft) = (model("llama"), draft.map(model));
     let allowed: Vec<u32> = (0..60).collect();
-    let search = Search { model: &model, behaviours, init: INIT, allowed: &allowed, settings, seed: 5 };
+    let draft = draft.as_ref().map(|model| Draft { model, behaviours, factor: 8, reduction: 4 });
+    let search = Search { model: &attacked, behaviours, init: INIT, allowed: &allowed, settings, draft, seed: 5 };
     Ok(search.run(restart, file, &Console::silent().bar("test", settings.steps))?.0)
+}
+
+#[test]
+fn a_draft_that_is_the_model_changes_nothing_but_the_cost() {
+    let settings = Settings { candidates: 48, ..settings() };
+    for count in [1, 2] {
+        let whole = run(&behaviours(count), &settings, 0, None).unwrap();
+        let probed = run_with(Some("llama"), &behaviours(count), &settings, 0, None).unwrap();
+        // It agrees with itself in everything, so that its best candidate alone is asked for, which is the best of all.
+        assert_eq!(probed.curve, whole.curve);
+        assert_eq!(probed.best, whole.best);
+    }
+}
+
+#[test]
+fn another_draft_leaves_few_candidates_to_the_model() {
+    let settings = Settings { candidates: 48, ..settings() };
+    let whole = run(&behaviours(1), &settings, 0, None).unwrap();
+    let probed = run_with(Some("qwen2"), &behaviours(1), &settings, 0, None).unwrap();
+    assert_ne!(probed.curve, whole.curve, "two unlike models draw no one path");
+    let model = model("llama");
+    for (before, point) in probed.curve.iter().zip(&probed.curve[1..]) {
+        assert_eq!(before.suffix.iter().zip(&point.suffix).filter(|(a, b)| a != b).count(), 1, "one token a step");
+        let suffix = [point.suffix.clone()];
+        let loss =
+            loss::of_candidates(&model, &behaviours(1), &SUFFIX, &suffix, batching(None, true)).unwrap().0.remove(0);
+        assert_eq!((loss.mean, loss.exact), (point.loss, point.exact), "the losses are the attacked model's");
+    }
+    // A sixth of 48 and a quarter of the rest at most, and all of them by the draft: fewer than 48 times two.
+    assert!(probed.cost.unshared_tokens < 2 * whole.cost.unshared_tokens);
+    assert!(probed.cost.unshared_tokens > whole.cost.unshared_tokens, "the draft's work counts");
 }
 
 #[test]
@@ -180,11 +223,15 @@ fn a_search_lowers_the_loss_and_keeps_to_its_alphabet() {
 #[test]
 fn a_search_goes_on_from_its_file_to_the_same_bytes() {
     let temp = tempfile::tempdir().unwrap();
-    for (name, settings) in [
-        ("plain", settings()),
-        ("momentum and buffer", Settings { momentum: 0.4, buffer: 3, ..settings() }),
-        ("progressive", Settings { progressive: true, ..settings() }),
+    for (name, draft, settings) in [
+        ("plain", None, settings()),
+        ("momentum and buffer", None, Settings { momentum: 0.4, buffer: 3, ..settings() }),
+        ("progressive", None, Settings { progressive: true, ..settings() }),
+        ("probe sampling", Some("qwen2"), settings()),
     ] {
+        let run = |behaviours: &[Behaviour], settings: &Settings, restart, file| {
+            run_with(draft, behaviours, settings, restart, file)
+        };
         let (whole, broken) = (temp.path().join("whole"), temp.path().join("broken"));
         run(&behaviours(2), &settings, 0, Some(&whole)).unwrap();
         for steps in [1, 4] {

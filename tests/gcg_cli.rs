@@ -56,6 +56,25 @@ fn suffixes(dir: &Path) -> serde_json::Value {
 }
 
 #[test]
+fn a_draft_of_another_tokenizer_scores_first() {
+    let fixture = Fixture::new();
+    let draft = fixture.path("draft");
+    let mut made = program();
+    made.args(["synth", "--like", "tiny-gemma", "--quiet", "--output"]).arg(&draft);
+    succeed(made);
+    let (draft, [input, goals]) = (draft.display().to_string(), fixture.goals());
+    let more = [&input, &goals, "--universal", "--draft", &draft, "--probe-factor", "4"];
+    succeed(fixture.gcg("drafted", 3, &more));
+    let found = suffixes(&fixture.path("drafted"));
+    assert_eq!((found[0]["steps"].as_u64(), found[0]["behaviours"].as_u64()), (Some(3), Some(2)));
+    let refused = fixture.gcg("refused", 3, &[&input, &goals, "--probe-factor", "4"]).output().unwrap();
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("--draft"));
+    let refused =
+        fixture.gcg("refused", 3, &[&input, &goals, "--draft", &draft, "--probe-reduction", "0"]).output().unwrap();
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("must be at least 1"));
+}
+
+#[test]
 fn a_suffix_for_each_prompt_and_one_for_all() {
     let fixture = Fixture::new();
     let [input, goals] = fixture.goals();

@@ -3,7 +3,7 @@
 use super::Global;
 use super::loading::LoadedModel;
 use super::prompts;
-use crate::attack::gcg::{self, Behaviour, ChatFrame, Found, Frame, Search, State, alphabet};
+use crate::attack::gcg::{self, Behaviour, ChatFrame, Draft, Found, Frame, Search, State, alphabet};
 use crate::data::pairs::Pair;
 use crate::generate::{Engine, Request};
 use crate::ops::Ops;
@@ -12,6 +12,7 @@ use crate::run::{Cost, Findings, Manifest, Row, RunFolder, hash_inputs, write_at
 use crate::{Error, Result};
 use clap::Args;
 use serde::Serialize;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -72,6 +73,15 @@ pub(crate) struct Arguments {
     /// Momentum of the gradient (Zhang and Wei 2024: 0.4); 0 is none.
     #[arg(long, default_value_t = 0.0, value_name = "MU", allow_negative_numbers = true)]
     momentum: f32,
+    /// A smaller model that scores all candidates first, so that MODEL scores few (probe sampling, Zhao et al. 2024).
+    #[arg(long, value_name = "DIR")]
+    draft: Option<PathBuf>,
+    /// Candidates for each one that MODEL scores to see how far the draft can be trusted.
+    #[arg(long, default_value_t = 16, value_name = "N", requires = "draft")]
+    probe_factor: usize,
+    /// A draft that agrees in nothing still leaves 1 of so many candidates to MODEL.
+    #[arg(long, default_value_t = 8, value_name = "R", requires = "draft")]
+    probe_reduction: usize,
     /// Let the suffix hold more than printable ASCII.
     #[arg(long)]
     non_ascii: bool,
@@ -123,6 +133,9 @@ impl Arguments {
         if [self.suffix_tokens, self.candidates, self.top_k, self.restarts, self.best].contains(&0) {
             return refuse("--suffix-tokens, --candidates, --top-k, --restarts and --best must be at least 1");
         }
+        if [self.probe_factor, self.probe_reduction].contains(&0) {
+            return refuse("--probe-factor and --probe-reduction must be at least 1");
+        }
         if !(0.0..1.0).contains(&self.momentum) {
             return refuse("--momentum must be at least 0 and below 1");
         }
@@ -170,38 +183,50 @@ pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> 
         Some(init) => init.clone(),
         None => exclamations(&loaded, &pairs, arguments.suffix_tokens)?,
     };
-    let mut behaviours = Vec::with_capacity(pairs.len());
-    for pair in &pairs {
-        let frame = ChatFrame::new(loaded.prompter.clone(), &pair.messages, &init)?;
-        let target = loaded.prompter.response_ids(pair.target.as_deref().unwrap_or_default())?;
-        behaviours.push(Behaviour::new(&pair.id, Box::new(frame), target, &init)?);
-    }
+    let behaviours = behaviours_of(&loaded, &pairs, &init)?;
+    let draft = match &arguments.draft {
+        Some(dir) => {
+            let draft = LoadedModel::open(global, &device, dir, "auto")?;
+            let behaviours = behaviours_of(&draft, &pairs, &init)?;
+            Some((draft, behaviours))
+        }
+        None => None,
+    };
     let vocab_size = loaded.model.config.vocab_size;
     let allowed = alphabet::of_tokenizer(&loaded.prompter.tokenizer, vocab_size, arguments.non_ascii);
     let settings = arguments.settings();
 
     let mut inputs: Vec<&Path> = vec![&arguments.model];
     inputs.extend(arguments.input.as_deref());
+    inputs.extend(arguments.draft.as_deref());
     let manifest = Manifest { inputs: hash_inputs(&inputs)?, ..global.manifest(&device) };
     let mut folder = RunFolder::open(&arguments.output, &(global, arguments), &manifest)?;
     let states = arguments.output.join("states");
     std::fs::create_dir_all(&states).map_err(Error::io("create", &states))?;
 
-    let groups: Vec<(&str, &[Behaviour])> = if arguments.universal {
-        vec![("universal", &behaviours[..])]
+    let groups: Vec<(&str, Range<usize>)> = if arguments.universal {
+        vec![("universal", 0..behaviours.len())]
     } else {
-        behaviours.iter().map(|behaviour| (behaviour.id.as_str(), std::slice::from_ref(behaviour))).collect()
+        behaviours.iter().enumerate().map(|(i, behaviour)| (behaviour.id.as_str(), i..i + 1)).collect()
     };
     let model = &arguments.model.file_name().unwrap_or_default().to_string_lossy();
     let mut spent = Spent::default();
     let mut suffixes = Vec::new();
-    for (number, (name, behaviours)) in groups.into_iter().enumerate() {
+    for (number, (name, group)) in groups.into_iter().enumerate() {
+        let draft = draft.as_ref().map(|(draft, behaviours)| Draft {
+            model: &draft.model,
+            behaviours: &behaviours[group.clone()],
+            factor: arguments.probe_factor,
+            reduction: arguments.probe_reduction,
+        });
+        let behaviours = &behaviours[group];
         let search = Search {
             model: &loaded.model,
             behaviours,
             init: &init,
             allowed: &allowed,
             settings: &settings,
+            draft,
             seed: arguments.seed,
         };
         let mut found = Vec::new();
@@ -233,6 +258,16 @@ pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> 
     spent.show(global);
     global.note(format_args!("suffixes in {}", arguments.output.join("suffixes.json").display()));
     Ok(())
+}
+
+/// The prompts as a model's template and tokenizer have them.
+fn behaviours_of<D: Ops>(loaded: &LoadedModel<D>, pairs: &[Pair], init: &str) -> Result<Vec<Behaviour>> {
+    let behaviour = |pair: &Pair| {
+        let frame = ChatFrame::new(loaded.prompter.clone(), &pair.messages, init)?;
+        let target = loaded.prompter.response_ids(pair.target.as_deref().unwrap_or_default())?;
+        Behaviour::new(&pair.id, Box::new(frame), target, init)
+    };
+    pairs.iter().map(behaviour).collect()
 }
 
 /// Zou et al.'s initial suffix: as many "!" as make `tokens` tokens in the first prompt, with spaces between where the

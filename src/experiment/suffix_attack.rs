@@ -88,6 +88,7 @@ fn search<D: Ops>(
         init: &suffixes.init,
         allowed: &suffixes.allowed,
         settings: &settings.search,
+        draft: None,
         seed: lab.engine.seed,
     };
     let mut findings = Findings::default();

@@ -45,24 +45,33 @@ pub fn of_candidates<D: Ops>(
     candidates: &[Vec<u32>],
     batching: Batching,
 ) -> Result<(Vec<Loss>, BranchStats)> {
-    let trunks: Vec<Vec<u32>> = behaviours
+    let trunk = |behaviour: &Behaviour| behaviour.prompt(current)[..behaviour.suffix_start() + current.len()].to_vec();
+    let trunks: Vec<Vec<u32>> = behaviours.iter().map(trunk).collect();
+    let prompts = candidates
         .iter()
-        .map(|behaviour| {
-            let prompt = behaviour.prompt(current);
-            prompt[..behaviour.suffix_start() + current.len()].to_vec()
-        })
+        .flat_map(|candidate| behaviours.iter().map(|behaviour| behaviour.prompt(candidate)))
         .collect();
-    let mut branches = Vec::with_capacity(candidates.len() * behaviours.len());
-    for candidate in candidates {
-        let alike = candidate.iter().zip(current).take_while(|(a, b)| a == b).count();
-        for (trunk, behaviour) in behaviours.iter().enumerate() {
-            let whole = [behaviour.prompt(candidate), behaviour.target.clone()].concat();
-            let labels = behaviour.target.len();
-            // At least one row of its own, to predict the first label from.
-            let shared = (behaviour.suffix_start() + alike).min(whole.len() - labels - 1);
-            let shared = if batching.prefix_cache { shared } else { 0 };
-            branches.push(Branch { trunk, shared, tokens: whole[shared..].to_vec(), labels });
-        }
+    of_prompts(model, behaviours, &trunks, prompts, batching)
+}
+
+/// The loss of the behaviours' targets after `prompts`, which go through all behaviours for each candidate; `trunks` are
+/// what most of a behaviour's prompts begin like.
+pub fn of_prompts<D: Ops>(
+    model: &Transformer<D>,
+    behaviours: &[Behaviour],
+    trunks: &[Vec<u32>],
+    prompts: Vec<Vec<u32>>,
+    batching: Batching,
+) -> Result<(Vec<Loss>, BranchStats)> {
+    let mut branches = Vec::with_capacity(prompts.len());
+    for (i, prompt) in prompts.into_iter().enumerate() {
+        let trunk = i % behaviours.len();
+        let target = &behaviours[trunk].target;
+        let alike = prompt.iter().zip(&trunks[trunk]).take_while(|(a, b)| a == b).count();
+        // At least one row of its own, to predict the first label from.
+        let shared = if batching.prefix_cache { alike.min(prompt.len() - 1) } else { 0 };
+        let tokens = [&prompt[shared..], target].concat();
+        branches.push(Branch { trunk, shared, tokens, labels: target.len() });
     }
     let trunks: Vec<&[u32]> = match batching.prefix_cache {
         true => trunks.iter().map(Vec::as_slice).collect(),

@@ -7,7 +7,7 @@
 //! found for one behaviour first; whenever all so far are reached, the next joins them.
 //!
 //! Options beyond that: a buffer of the best suffixes to go on from (Haize Labs 2024, as nanoGCG has it, but filled by
-//! the search), and momentum (Zhang and Wei 2024, "Boosting Jailbreak Attack with Momentum").
+//! the search), momentum (Zhang and Wei 2024, "Boosting Jailbreak Attack with Momentum"), and [`probe`] sampling.
 
 pub mod alphabet;
 mod behaviour;
@@ -15,12 +15,14 @@ pub mod candidates;
 pub mod frame;
 pub mod gradient;
 pub mod loss;
+pub mod probe;
 mod restarts;
 mod search;
 mod state;
 
 pub use behaviour::{Behaviour, initial};
 pub use frame::{ChatFrame, Frame, Parts, WorldFrame};
+pub use probe::Draft;
 pub use restarts::{Found, rank};
 pub use search::Search;
 pub use state::{Point, State};

@@ -2,7 +2,7 @@
 
 use super::loss::{self, Batching};
 use super::state::{Entry, Point, State};
-use super::{Behaviour, Found, Settings, behaviour, candidates, gradient};
+use super::{Behaviour, Draft, Found, Settings, behaviour, candidates, gradient, probe};
 use crate::generate::branches::BranchStats;
 use crate::model::{Config, Transformer, flops};
 use crate::ops::Ops;
@@ -25,6 +25,8 @@ pub struct Search<'a, D: Ops> {
     /// Tokens a suffix may be made of.
     pub allowed: &'a [u32],
     pub settings: &'a Settings,
+    /// A smaller model that says which candidates are worth the attacked model's time; none: all are.
+    pub draft: Option<Draft<'a, D>>,
     pub seed: u64,
 }
 
@@ -124,7 +126,13 @@ impl<D: Ops> Search<'_, D> {
         let gradient = gradient::of_tokens(self.model, &rows)?;
         let best = candidates::best_tokens(&gradient, self.model.config.vocab_size, self.allowed, settings.top_k);
         let candidates = self.draw(&state.suffix, &best, draws)?;
-        let losses = self.losses(state.active, &state.suffix, &candidates, &mut state.cost)?;
+        let (candidates, losses) = match &self.draft {
+            None => {
+                let losses = self.losses(state.active, &state.suffix, &candidates, &mut state.cost)?;
+                (candidates, losses)
+            }
+            Some(draft) => self.probed(draft, state, candidates, draws)?,
+        };
 
         // Where reaching the targets is what counts, a candidate that does is better than any loss.
         let reached = |i: &usize| losses[*i].exact == state.active;
@@ -192,6 +200,46 @@ impl<D: Ops> Search<'_, D> {
         ))
     }
 
+    /// Those of the candidates that probe sampling asks the attacked model for, and their losses on it.
+    fn probed(
+        &self,
+        draft: &Draft<'_, D>,
+        state: &mut State,
+        candidates: Vec<Vec<u32>>,
+        draws: &mut Philox,
+    ) -> Result<(Vec<Vec<u32>>, Vec<loss::Loss>)> {
+        let active = state.active;
+        let behaviours = &draft.behaviours[..active];
+        let text = |suffix: &[u32]| self.behaviours[0].text(suffix).expect("a suffix survives its text");
+        let current = text(&state.suffix);
+        let trunk = |behaviour: &Behaviour| {
+            let parts = behaviour.frame.parts(&current)?;
+            Ok([parts.before, parts.suffix].concat())
+        };
+        let trunks: Vec<Vec<u32>> = behaviours.iter().map(trunk).collect::<Result<_>>()?;
+        let prompts = |candidate: &Vec<u32>| -> Result<Vec<Vec<u32>>> {
+            let text = text(candidate);
+            behaviours.iter().map(|behaviour| behaviour.frame.prompt(&text)).collect()
+        };
+        let all: Vec<Vec<Vec<u32>>> = candidates.par_iter().map(prompts).collect::<Result<_>>()?;
+        let (scored, stats) = loss::of_prompts(draft.model, behaviours, &trunks, all.concat(), self.batching())?;
+        state.cost += candidate_cost(&draft.model.config, stats);
+        let guessed: Vec<f64> = scored.iter().map(|loss| loss.mean).collect();
+
+        let pick = |indices: &[usize]| -> Vec<Vec<u32>> { indices.iter().map(|&i| candidates[i].clone()).collect() };
+        let probed = draft.probe(candidates.len(), draws);
+        let mut asked = pick(&probed);
+        let mut losses = self.losses(active, &state.suffix, &asked, &mut state.cost)?;
+        let [known, draft_known]: [Vec<f64>; 2] =
+            [losses.iter().map(|loss| loss.mean).collect(), probed.iter().map(|&i| guessed[i]).collect()];
+        let mut kept = draft.kept(&guessed, probe::agreement(&known, &draft_known));
+        kept.retain(|i| !probed.contains(i));
+        let kept = pick(&kept);
+        losses.extend(self.losses(active, &state.suffix, &kept, &mut state.cost)?);
+        asked.extend(kept);
+        Ok((asked, losses))
+    }
+
     fn losses(
         &self,
         active: usize,
@@ -209,11 +257,14 @@ impl<D: Ops> Search<'_, D> {
         candidates: &[Vec<u32>],
         cost: &mut Cost,
     ) -> Result<Vec<loss::Loss>> {
-        let Settings { batch_tokens, prefix_cache, .. } = *self.settings;
-        let batching = Batching { tokens: batch_tokens, prefix_cache };
-        let (losses, stats) = loss::of_candidates(self.model, behaviours, current, candidates, batching)?;
+        let (losses, stats) = loss::of_candidates(self.model, behaviours, current, candidates, self.batching())?;
         *cost += candidate_cost(&self.model.config, stats);
         Ok(losses)
+    }
+
+    fn batching(&self) -> Batching {
+        let Settings { batch_tokens, prefix_cache, .. } = *self.settings;
+        Batching { tokens: batch_tokens, prefix_cache }
     }
 }
 
