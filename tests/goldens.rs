@@ -86,9 +86,7 @@ fn logits_equal_pytorch() {
             let ours = logits(&load(&device, name), &golden);
             for (i, ours) in ours.iter().enumerate() {
                 let difference = max_difference(ours, &golden.f32(&format!("seq{i}.logits")));
-                // AVX512-BF16 rounds activations to bf16 where weights are: its own bound.
-                let bound = if name == "llama_bf16" && device.isa() == Isa::Avx512Bf16 { 0.2 } else { 1e-4 };
-                assert!(difference <= bound, "{name} on {}: logits differ by {difference}", device.isa());
+                assert!(difference <= 1e-4, "{name} on {}: logits differ by {difference}", device.isa());
             }
         }
     }

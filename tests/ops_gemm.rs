@@ -11,9 +11,6 @@ use support::{Random, Stored, available, bits, pool, reference, relative_error};
 /// terms: 4e-6 at n = 4096. Absolute cancellation is excluded by comparing whole outputs.
 const BOUND: f64 = 1e-5;
 
-/// With AVX512-BF16, x is rounded to bf16 (8 bits: 2^-9 a factor) where the weights are bf16.
-const BF16_BOUND: f64 = 1e-2;
-
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Product {
     Nt,
@@ -149,9 +146,8 @@ proptest! {
     fn products_agree_with_f64(case in cases()) {
         for isa in available() {
             let (got, want) = case.run(isa);
-            let bound = if isa == Isa::Avx512Bf16 && case.dtype == DType::BF16 { BF16_BOUND } else { BOUND };
             let error = relative_error(&got, &want);
-            prop_assert!(error <= bound, "{isa}: {error:e}");
+            prop_assert!(error <= BOUND, "{isa}: {error:e}");
         }
     }
 }

@@ -54,7 +54,7 @@ pub(crate) struct Global {
     /// Type of the weights in memory; auto keeps the file's own.
     #[arg(long, global = true, value_name = "TYPE", help_heading = "Global options", default_value = "auto")]
     dtype: DTypeChoice,
-    /// Instruction set of the CPU: auto, scalar, avx2, avx512 or avx512bf16. Equal sets give equal bytes.
+    /// Instruction set of the CPU: auto, scalar, avx2 or avx512. Equal sets give equal bytes.
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options", default_value = "auto")]
     isa: String,
     /// Print results as JSON lines.

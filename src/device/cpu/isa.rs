@@ -14,13 +14,11 @@ pub enum Isa {
     Avx2,
     /// AVX-512F/BW/DQ/VL, 16 lanes.
     Avx512,
-    /// AVX-512 with `vdpbf16ps`: bf16 weights are multiplied as bf16.
-    Avx512Bf16,
 }
 
 impl Isa {
     /// All sets, slowest first.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
 
     /// The fastest set this machine has.
     pub fn detect() -> Self {
@@ -42,7 +40,6 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
             }
-            Self::Avx512Bf16 => Self::Avx512.is_available() && is_x86_feature_detected!("avx512bf16"),
         }
         #[cfg(not(target_arch = "x86_64"))]
         {
@@ -56,7 +53,6 @@ impl Isa {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
-            Self::Avx512Bf16 => "avx512bf16",
         }
     }
 }
@@ -74,6 +70,6 @@ impl FromStr for Isa {
         Self::ALL
             .into_iter()
             .find(|isa| isa.name() == name)
-            .ok_or_else(|| format!("unknown instruction set \"{name}\": use scalar, avx2, avx512 or avx512bf16"))
+            .ok_or_else(|| format!("unknown instruction set \"{name}\": use scalar, avx2 or avx512"))
     }
 }

@@ -157,9 +157,9 @@ impl Isa {
             // SAFETY: a `Cpu` is made only with an available `Isa` (`Cpu::with_isa` asserts it).
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { run_avx2(kernel) },
-            // SAFETY: as above; every machine with AVX512-BF16 has the AVX-512 subset that `Avx512` needs.
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 | Self::Avx512Bf16 => unsafe { run_avx512(kernel) },
+            Self::Avx512 => unsafe { run_avx512(kernel) },
             #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("no such instruction set on this architecture"),
         }

@@ -35,7 +35,16 @@ enum Source<'a> {
 }
 
 impl Source<'_> {
-    /// The rows from position `j`, contiguous up to the next multiple of `PAGE`.
+    /// Rows that lie evenly spaced from a multiple of this on.
+    #[inline(always)]
+    fn run(self) -> usize {
+        match self {
+            Source::Contiguous { .. } => KEY_BLOCK,
+            Source::Paged { .. } => PAGE,
+        }
+    }
+
+    /// The rows from position `j`, evenly spaced up to the next multiple of [`Source::run`].
     ///
     /// # Safety
     /// Position `j` exists.
@@ -104,8 +113,8 @@ impl Kernel for ForwardTile<'_> {
             for block in (first..end).step_by(KEY_BLOCK) {
                 let count = KEY_BLOCK.min(end - block);
                 let queries = Rows { pointer: queries.as_ptr(), stride: depth };
-                for page in (0..count).step_by(PAGE) {
-                    let width = PAGE.min(count - page);
+                for page in (0..count).step_by(keys.run()) {
+                    let width = keys.run().min(count - page);
                     let keys = keys.rows(block + page);
                     let target = scores.as_mut_ptr().add(page);
                     dot::<S>(rows, width, depth, queries, keys, params.scale, target, KEY_BLOCK);
@@ -119,8 +128,8 @@ impl Kernel for ForwardTile<'_> {
                         scale_row::<S>(&mut sums[row * depth..][..depth], correction);
                     }
                 }
-                for page in (0..count).step_by(PAGE) {
-                    let width = PAGE.min(count - page);
+                for page in (0..count).step_by(values.run()) {
+                    let width = values.run().min(count - page);
                     let values = values.rows(block + page);
                     let weights = scores.as_ptr().add(page);
                     accumulate::<S>(rows, width, depth, weights, KEY_BLOCK, 1, values, sums.as_mut_ptr(), depth);
@@ -494,8 +503,10 @@ impl Kernel for BackwardHead<'_> {
         for position in 0..length {
             for head in 0..group {
                 let at = position * q_stride + head * depth;
-                deltas[position * group + head] =
-                    out[at..at + depth].iter().zip(&dout[at..at + depth]).map(|(a, b)| a * b).sum();
+                let row = |x: &[f32]| Rows { pointer: x[at..at + depth].as_ptr(), stride: depth };
+                let delta = &mut deltas[position * group + head];
+                // SAFETY: both rows have `depth` elements.
+                unsafe { dot::<S>(1, 1, depth, row(out), row(dout), 1.0, delta, 1) };
             }
         }
         for block in (0..length).step_by(KEY_BLOCK) {

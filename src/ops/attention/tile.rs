@@ -3,7 +3,10 @@
 //! Every output is one chain of fused multiply-adds in a fixed order, so it does not matter how many rows or keys a call
 //! covers: a query alone and a query in a tile of 32 get the same bits.
 
-use crate::device::cpu::simd::Simd;
+// Loops over registers by index unroll; iterators over arrays of them may not.
+#![allow(clippy::needless_range_loop)]
+
+use crate::device::cpu::simd::{Kernel, Simd};
 
 /// A matrix operand: element `(i, j)` is at `pointer + i * stride + j`.
 #[derive(Clone, Copy)]
@@ -40,77 +43,109 @@ pub(super) unsafe fn dot<S: Simd>(
     out: *mut f32,
     out_stride: usize,
 ) {
-    // SAFETY: tiles of 4 x 2, 4 x 1, 1 x 2 and 1 x 1 cover exactly `rows x columns`.
-    unsafe {
-        let mut r = 0;
-        while r + 4 <= rows {
-            let (a, out) = (a.skip(r), out.add(r * out_stride));
-            let mut j = 0;
-            while j + 2 <= columns {
-                dot_tile::<S, 4, 2>(depth, a, b.skip(j), scale, out.add(j), out_stride);
-                j += 2;
-            }
-            if j < columns {
-                dot_tile::<S, 4, 1>(depth, a, b.skip(j), scale, out.add(j), out_stride);
-            }
-            r += 4;
-        }
-        while r < rows {
-            let (a, out) = (a.skip(r), out.add(r * out_stride));
-            let mut j = 0;
-            while j + 4 <= columns {
-                dot_tile::<S, 1, 4>(depth, a, b.skip(j), scale, out.add(j), out_stride);
-                j += 4;
-            }
-            while j < columns {
-                dot_tile::<S, 1, 1>(depth, a, b.skip(j), scale, out.add(j), out_stride);
-                j += 1;
-            }
-            r += 1;
-        }
-    }
+    // SAFETY: the contract of this function.
+    unsafe { S::call(Dot { rows, columns, depth, a, b, scale, out, out_stride }) }
 }
 
-/// One register tile of [`dot`].
-#[inline(always)]
-unsafe fn dot_tile<S: Simd, const R: usize, const C: usize>(
+/// [`dot`] in a function of its own: its accumulators fill the register file.
+struct Dot {
+    rows: usize,
+    columns: usize,
     depth: usize,
     a: Rows,
     b: Rows,
     scale: f32,
     out: *mut f32,
     out_stride: usize,
-) {
-    // SAFETY: `R` rows of `a`, `C` rows of `b` and the `R x C` outputs exist, by the caller's tiling.
-    unsafe {
-        let mut sums = [[S::zero(); C]; R];
-        let mut d = 0;
-        while d + S::LANES <= depth {
-            let mut keys = [S::zero(); C];
-            for (j, key) in keys.iter_mut().enumerate() {
-                *key = S::load(b.pointer.add(j * b.stride + d));
-            }
-            for (r, row) in sums.iter_mut().enumerate() {
-                let x = S::load(a.pointer.add(r * a.stride + d));
-                for (j, sum) in row.iter_mut().enumerate() {
-                    *sum = S::fma(x, keys[j], *sum);
-                }
-            }
-            d += S::LANES;
-        }
-        if d < depth {
-            let rest = depth - d;
-            for (r, row) in sums.iter_mut().enumerate() {
-                let x = S::load_partial(a.pointer.add(r * a.stride + d), rest);
-                for (j, sum) in row.iter_mut().enumerate() {
-                    *sum = S::fma(x, S::load_partial(b.pointer.add(j * b.stride + d), rest), *sum);
-                }
+}
+
+/// Columns of a tile of [`Dot`]: as many as [`Simd::sum4`] sums at once.
+const COLUMNS: usize = 4;
+
+impl Kernel for Dot {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let (mut a, mut out, mut left) = (self.a, self.out, self.rows);
+        while left > 0 {
+            // SAFETY: strips of 6, 3 or 1 rows cover exactly `rows`.
+            unsafe {
+                let height = match left {
+                    6.. if S::DOT_ROWS >= 6 => self.strip::<S, 6>(a, out),
+                    3.. => self.strip::<S, 3>(a, out),
+                    _ => self.strip::<S, 1>(a, out),
+                };
+                a = a.skip(height);
+                out = out.add(height * self.out_stride);
+                left -= height;
             }
         }
-        for (r, row) in sums.into_iter().enumerate() {
-            for (j, sum) in row.into_iter().enumerate() {
-                *out.add(r * out_stride + j) = scale * S::sum(sum);
+    }
+}
+
+impl Dot {
+    /// `R` rows against all columns; returns `R`.
+    #[inline(always)]
+    unsafe fn strip<S: Simd, const R: usize>(&self, a: Rows, out: *mut f32) -> usize {
+        // SAFETY: tiles of COLUMNS columns and single ones cover exactly `columns`.
+        unsafe {
+            let mut j = 0;
+            while j + COLUMNS <= self.columns {
+                let sums = self.sums::<S, R, COLUMNS>(a, self.b.skip(j));
+                for r in 0..R {
+                    let target = out.add(r * self.out_stride + j).cast::<[f32; COLUMNS]>();
+                    let mut row = S::sum4(sums[r]);
+                    for j in 0..COLUMNS {
+                        row[j] *= self.scale;
+                    }
+                    target.write_unaligned(row);
+                }
+                j += COLUMNS;
             }
+            while j < self.columns {
+                let sums = self.sums::<S, R, 1>(a, self.b.skip(j));
+                for r in 0..R {
+                    *out.add(r * self.out_stride + j) = self.scale * S::sum(sums[r][0]);
+                }
+                j += 1;
+            }
+        }
+        R
+    }
+
+    /// The lanes' sums of a tile.
+    #[inline(always)]
+    unsafe fn sums<S: Simd, const R: usize, const C: usize>(&self, a: Rows, b: Rows) -> [[S::V; C]; R] {
+        let depth = self.depth;
+        // SAFETY: `R` rows of `a` and `C` rows of `b` exist, by the caller's tiling.
+        unsafe {
+            let mut sums = [[S::zero(); C]; R];
+            let mut d = 0;
+            while d + S::LANES <= depth {
+                let mut lanes = [S::zero(); R];
+                for r in 0..R {
+                    lanes[r] = S::load(a.pointer.add(r * a.stride + d));
+                }
+                // One key at a time: the register file holds no more.
+                for j in 0..C {
+                    let key = S::load(b.pointer.add(j * b.stride + d));
+                    for r in 0..R {
+                        sums[r][j] = S::fma(lanes[r], key, sums[r][j]);
+                    }
+                }
+                d += S::LANES;
+            }
+            if d < depth {
+                let rest = depth - d;
+                for r in 0..R {
+                    let lanes = S::load_partial(a.pointer.add(r * a.stride + d), rest);
+                    for j in 0..C {
+                        sums[r][j] = S::fma(lanes, S::load_partial(b.pointer.add(j * b.stride + d), rest), sums[r][j]);
+                    }
+                }
+            }
+            sums
         }
     }
 }
@@ -133,99 +168,102 @@ pub(super) unsafe fn accumulate<S: Simd>(
     out: *mut f32,
     out_stride: usize,
 ) {
-    // SAFETY: tiles of 4 or 1 rows by 2 or 1 registers, and a partial register, cover exactly `rows x depth`.
-    unsafe {
+    // SAFETY: the contract of this function.
+    unsafe { S::call(Accumulate { rows, inner, depth, p, p_row, p_column, v, out, out_stride }) }
+}
+
+/// [`accumulate`] in a function of its own.
+struct Accumulate {
+    rows: usize,
+    inner: usize,
+    depth: usize,
+    p: *const f32,
+    p_row: usize,
+    p_column: usize,
+    v: Rows,
+    out: *mut f32,
+    out_stride: usize,
+}
+
+impl Kernel for Accumulate {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
         let mut d = 0;
-        while d < depth {
-            let width = (depth - d).min(2 * S::LANES);
-            let v = Rows { pointer: v.pointer.add(d), stride: v.stride };
-            let mut r = 0;
-            while r < rows {
-                let four = r + 4 <= rows;
-                let (p, out) = (p.add(r * p_row), out.add(r * out_stride + d));
-                match (four, width == 2 * S::LANES) {
-                    (true, true) => accumulate_tile::<S, 4, 2>(inner, p, p_row, p_column, v, out, out_stride, 0),
-                    (false, true) => accumulate_tile::<S, 1, 2>(inner, p, p_row, p_column, v, out, out_stride, 0),
-                    (true, false) => {
-                        narrow::<S, 4>(inner, p, p_row, p_column, v, out, out_stride, width);
-                    }
-                    (false, false) => {
-                        narrow::<S, 1>(inner, p, p_row, p_column, v, out, out_stride, width);
-                    }
+        while d < self.depth {
+            let left = self.depth - d;
+            // SAFETY: strips of 4, 2 or 1 registers and a partial one cover exactly `depth`.
+            d += unsafe {
+                match left / S::LANES {
+                    // Six rows of four registers and what feeds them fit 32 registers, not 16.
+                    4.. if S::DOT_ROWS >= 6 => self.strip::<S, 4>(d, 0),
+                    2.. => self.strip::<S, 2>(d, 0),
+                    1 => self.strip::<S, 1>(d, 0),
+                    _ => self.strip::<S, 1>(d, left),
                 }
-                r += if four { 4 } else { 1 };
-            }
-            d += width;
+            };
         }
     }
 }
 
-/// Fewer than two registers of depth: a whole one if there is one, then the partial rest.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn narrow<S: Simd, const R: usize>(
-    inner: usize,
-    p: *const f32,
-    p_row: usize,
-    p_column: usize,
-    v: Rows,
-    out: *mut f32,
-    out_stride: usize,
-    width: usize,
-) {
-    // SAFETY: `width` columns exist, by the caller's tiling.
-    unsafe {
-        let whole = width / S::LANES * S::LANES;
-        if whole > 0 {
-            accumulate_tile::<S, R, 1>(inner, p, p_row, p_column, v, out, out_stride, 0);
+impl Accumulate {
+    /// `C` registers from column `d`, the only one cut to `partial` lanes unless 0; returns how many columns that is.
+    #[inline(always)]
+    unsafe fn strip<S: Simd, const C: usize>(&self, d: usize, partial: usize) -> usize {
+        let mut r = 0;
+        while r < self.rows {
+            // SAFETY: tiles of 6, 3 or 1 rows cover exactly `rows`.
+            r += unsafe {
+                match self.rows - r {
+                    6.. => self.tile::<S, 6, C>(r, d, partial),
+                    3.. => self.tile::<S, 3, C>(r, d, partial),
+                    _ => self.tile::<S, 1, C>(r, d, partial),
+                }
+            };
         }
-        if width > whole {
-            let v = Rows { pointer: v.pointer.add(whole), stride: v.stride };
-            accumulate_tile::<S, R, 1>(inner, p, p_row, p_column, v, out.add(whole), out_stride, width - whole);
-        }
+        if partial == 0 { C * S::LANES } else { partial }
     }
-}
 
-/// One register tile of [`accumulate`]: `R` rows by `C` registers, the only register cut to `partial` lanes unless 0.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn accumulate_tile<S: Simd, const R: usize, const C: usize>(
-    inner: usize,
-    p: *const f32,
-    p_row: usize,
-    p_column: usize,
-    v: Rows,
-    out: *mut f32,
-    out_stride: usize,
-    partial: usize,
-) {
-    // SAFETY: `R` rows and `C` registers (or `partial` lanes) of `v` and `out` exist, by the caller's tiling.
-    unsafe {
-        let load =
-            |pointer: *const f32| if partial == 0 { S::load(pointer) } else { S::load_partial(pointer, partial) };
-        let mut sums = [[S::zero(); C]; R];
-        for (r, row) in sums.iter_mut().enumerate() {
-            for (c, sum) in row.iter_mut().enumerate() {
-                *sum = load(out.add(r * out_stride + c * S::LANES));
+    /// One register tile: `R` rows; returns `R`.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const R: usize, const C: usize>(&self, r: usize, d: usize, partial: usize) -> usize {
+        let Self { inner, p_row, p_column, v, out_stride, .. } = *self;
+        // SAFETY: `R` rows and `C` registers (or `partial` lanes) of `v` and `out` exist, by the caller's tiling.
+        unsafe {
+            let (p, out) = (self.p.add(r * p_row), self.out.add(r * out_stride + d));
+            let (v, stride) = (v.pointer.add(d), v.stride);
+            let load =
+                |pointer: *const f32| if partial == 0 { S::load(pointer) } else { S::load_partial(pointer, partial) };
+            let mut sums = [[S::zero(); C]; R];
+            for r in 0..R {
+                for c in 0..C {
+                    sums[r][c] = load(out.add(r * out_stride + c * S::LANES));
+                }
             }
-        }
-        for j in 0..inner {
-            let mut values = [S::zero(); C];
-            for (c, value) in values.iter_mut().enumerate() {
-                *value = load(v.pointer.add(j * v.stride + c * S::LANES));
+            for j in 0..inner {
+                let mut values = [S::zero(); C];
+                for c in 0..C {
+                    values[c] = load(v.add(j * stride + c * S::LANES));
+                }
+                for r in 0..R {
+                    let weight = S::splat(*p.add(r * p_row + j * p_column));
+                    for c in 0..C {
+                        sums[r][c] = S::fma(weight, values[c], sums[r][c]);
+                    }
+                }
             }
-            for (r, row) in sums.iter_mut().enumerate() {
-                let weight = S::splat(*p.add(r * p_row + j * p_column));
-                for (c, sum) in row.iter_mut().enumerate() {
-                    *sum = S::fma(weight, values[c], *sum);
+            for r in 0..R {
+                for c in 0..C {
+                    let target = out.add(r * out_stride + c * S::LANES);
+                    if partial == 0 {
+                        S::store(target, sums[r][c])
+                    } else {
+                        S::store_partial(target, sums[r][c], partial)
+                    }
                 }
             }
         }
-        for (r, row) in sums.into_iter().enumerate() {
-            for (c, sum) in row.into_iter().enumerate() {
-                let target = out.add(r * out_stride + c * S::LANES);
-                if partial == 0 { S::store(target, sum) } else { S::store_partial(target, sum, partial) }
-            }
-        }
+        R
     }
 }
