@@ -23,7 +23,7 @@ use std::path::Path;
 use std::time::Instant;
 
 /// The experiments by name, in the order of the paper.
-pub const EXPERIMENTS: [&str; 16] = [
+pub const EXPERIMENTS: [&str; 17] = [
     "e1",
     "e2",
     "e3",
@@ -40,12 +40,13 @@ pub const EXPERIMENTS: [&str; 16] = [
     "e10",
     "insertion",
     "bait",
+    "gap",
 ];
 
 /// Those that need the augmented model.
 const AUGMENTED: &[&str] = &["e5", "e10"];
 /// Those that ask the aligned model, and the augmented model too where it can be made.
-const ATTACKS: &[&str] = &["e6", "decoding", "insertion", "bait"];
+const ATTACKS: &[&str] = &["e6", "decoding", "insertion", "bait", "gap"];
 
 /// Lengths of the spans that random insertion inserts, tokens.
 const SPANS: [usize; 4] = [4, 8, 16, 32];
@@ -141,11 +142,11 @@ pub fn stored<D: Ops>(
 }
 
 impl<D: Ops> Plan<'_, D> {
-    fn asked(&self, names: &[&str]) -> bool {
+    pub(super) fn asked(&self, names: &[&str]) -> bool {
         self.settings.experiments.iter().any(|experiment| names.contains(&experiment.as_str()))
     }
 
-    fn cell_name(&self, name: &str) -> String {
+    pub(super) fn cell_name(&self, name: &str) -> String {
         format!("{name}{}", self.suffix)
     }
 
@@ -173,6 +174,9 @@ impl<D: Ops> Plan<'_, D> {
                 folder.cell(&cell, || self.criterion(subject))?;
             }
         }
+        for subject in [&base, &aligned] {
+            self.beyond(folder, subject)?;
+        }
         self.dynamics(folder, &aligned)?;
         self.suffixes(folder, &aligned, &base)?;
         if self.asked(AUGMENTED) || (self.asked(ATTACKS) && self.can_augment()) {
@@ -192,6 +196,7 @@ impl<D: Ops> Plan<'_, D> {
         cells.extend(self.asked(&["e5"]).then(|| kl.clone()));
         cells.extend(self.asked(&["criterion"]).then(|| criterion.clone()));
         cells.extend(self.suffix_cell("augmented"));
+        cells.extend(self.beyond_cells("augmented").into_iter().map(|(_, cell)| cell));
         for target in self.targets(Start::Augmented) {
             let columns = self.columns(Start::Augmented).into_iter().filter(|column| target.wants(column));
             cells.extend(columns.map(|column| self.grid_cell("augmented", &target.tuning, &column)));
@@ -209,6 +214,7 @@ impl<D: Ops> Plan<'_, D> {
             folder.cell(&criterion, || self.criterion(&augmented))?;
         }
         self.suffixes(folder, &augmented, base)?;
+        self.beyond(folder, &augmented)?;
         self.grid(folder, &augmented, Start::Augmented)
     }
 

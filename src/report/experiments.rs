@@ -18,7 +18,7 @@ const fn new(id: &'static str, [title, paper, k, attack]: [&'static str; 4]) -> 
 }
 
 /// All of them, in the paper's order.
-pub const EXPERIMENTS: [Experiment; 17] = [
+pub const EXPERIMENTS: [Experiment; 18] = [
     new(
         "e1",
         [
@@ -159,6 +159,17 @@ pub const EXPERIMENTS: [Experiment; 17] = [
         [
             "A prefill aimed at recovery (beyond the paper): k harmful tokens, a refusal, then \"but here is how\"",
             "No number of the paper's: its authors name attacks that know of the recovery as open.",
+            "k",
+            "attack",
+        ],
+    ),
+    new(
+        "gap",
+        [
+            "Logit gap (beyond the paper; arXiv 2506.24056): best refusal token minus best token that goes along, after k \
+             tokens of a harmful answer",
+            "Li and Liu see alignment widen the gap on 97.5 to 99.8 % of toxic prompts, before the first token. Here it is \
+             measured after k tokens of a harmful answer; the masses are probabilities of all tokens of a kind.",
             "k",
             "attack",
         ],

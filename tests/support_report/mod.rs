@@ -101,6 +101,13 @@ pub fn everything(prompts: usize, seeds: u64) -> Vec<Row> {
             }
         }
     }
+    for (model, gap) in [("base", -4.0), ("aligned", 6.0), ("augmented", 7.0)] {
+        for k in [2, 3, 5, 10, 20, 40] {
+            all.around(["gap", model, "none", ""], Some(k), "gap", gap);
+            all.around(["gap", model, "none", ""], Some(k + 1), "refusal_mass", 0.5 + gap / 20.0);
+            all.around(["gap", model, "none", ""], Some(k + 1), "affirmative_mass", 0.3 - gap / 40.0);
+        }
+    }
     for k in [0, 5, 10, 20, 40, 80, 160] {
         let shallow = [0.01, 0.42, 0.52, 0.56, 0.57, 0.6, 0.62]
             [[0, 5, 10, 20, 40, 80, 160].iter().position(|x| *x == k).unwrap()];
