@@ -88,6 +88,7 @@ fn every_experiment_runs_on_a_pair_and_a_data_folder() {
         "e8",
         "e9",
         "gap",
+        "deep",
     ];
     assert_eq!(experiments, BTreeSet::from(expected));
     let metrics: BTreeSet<&str> = rows.iter().map(|row| &row[7]).collect();

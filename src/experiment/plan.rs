@@ -23,7 +23,7 @@ use std::path::Path;
 use std::time::Instant;
 
 /// The experiments by name, in the order of the paper.
-pub const EXPERIMENTS: [&str; 17] = [
+pub const EXPERIMENTS: [&str; 18] = [
     "e1",
     "e2",
     "e3",
@@ -41,12 +41,13 @@ pub const EXPERIMENTS: [&str; 17] = [
     "insertion",
     "bait",
     "gap",
+    "deep",
 ];
 
 /// Those that need the augmented model.
 const AUGMENTED: &[&str] = &["e5", "e10"];
 /// Those that ask the aligned model, and the augmented model too where it can be made.
-const ATTACKS: &[&str] = &["e6", "decoding", "insertion", "bait", "gap"];
+const ATTACKS: &[&str] = &["e6", "decoding", "insertion", "bait", "gap", "deep"];
 
 /// Lengths of the spans that random insertion inserts, tokens.
 const SPANS: [usize; 4] = [4, 8, 16, 32];
@@ -65,6 +66,8 @@ pub struct Settings {
     pub measure: Measure,
     /// The decoding exploit, insertion and bait ask the first so many cases.
     pub attack_cases: usize,
+    /// Longest prefill of the deep prefills, in tokens, where the context is not shorter.
+    pub deep_tokens: usize,
     /// The sampling parameters that a setting of the decoding exploit does not move.
     pub decoding_others: SamplingParams,
     /// E7 to E10 on harmful pairs and on benign tasks; E7's identity shifting and backdoor.
@@ -161,7 +164,7 @@ impl<D: Ops> Plan<'_, D> {
         }));
         let base = Subject { name: "base", model: self.base, side: Side::Base };
         let aligned = Subject { name: "aligned", model: self.aligned, side: Side::Aligned };
-        if self.asked(&["e1", "e3", "e5"]) {
+        if self.asked(&["e1", "e3", "e5", "deep"]) {
             folder.cell(&self.cell_name("evaluate base"), || self.evaluate(&base, None))?;
         }
         if self.asked(&["e2"]) {
@@ -283,6 +286,9 @@ impl<D: Ops> Plan<'_, D> {
         if self.asked(&["bait"]) && initial {
             let depths: Vec<usize> = self.settings.depths.iter().copied().filter(|&k| k <= 40).collect();
             branches.extend(bait::branches("bait", few, refusal, &materials.bait, &depths));
+        }
+        if self.asked(&["deep"]) {
+            branches.extend(self.deep_prefills());
         }
         branches
     }

@@ -18,7 +18,7 @@ const fn new(id: &'static str, [title, paper, k, attack]: [&'static str; 4]) -> 
 }
 
 /// All of them, in the paper's order.
-pub const EXPERIMENTS: [Experiment; 18] = [
+pub const EXPERIMENTS: [Experiment; 19] = [
     new(
         "e1",
         [
@@ -170,6 +170,17 @@ pub const EXPERIMENTS: [Experiment; 18] = [
              tokens of a harmful answer",
             "Li and Liu see alignment widen the gap on 97.5 to 99.8 % of toxic prompts, before the first token. Here it is \
              measured after k tokens of a harmful answer; the masses are probabilities of all tokens of a kind.",
+            "k",
+            "attack",
+        ],
+    ),
+    new(
+        "deep",
+        [
+            "Deep prefill (beyond the paper; Any-Depth Alignment, arXiv 2510.18081): k tokens of harmful text, up to the \
+             context",
+            "No number of the paper's. Other harmful answers stand before the first 20 tokens of this one; the base model's \
+             own words are what knowledge is left at that depth.",
             "k",
             "attack",
         ],

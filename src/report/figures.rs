@@ -91,6 +91,12 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
     ] {
         figures.push(test.of(id).depths(id, "harmful", title, model));
     }
+    for (metric, title) in [
+        ("refused", "Refusals after a deep prefill"),
+        ("harmful_own", "Harmful answers after a deep prefill (only the model's own words count)"),
+    ] {
+        figures.push(test.of("deep").depths("deep", metric, title, model));
+    }
     let gap = test.of("gap");
     figures.push(gap.depths("gap", "gap", "Logit gap after k tokens of the harmful answer", model));
     for (metric, title) in [
