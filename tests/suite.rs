@@ -89,6 +89,7 @@ fn every_experiment_runs_on_a_pair_and_a_data_folder() {
         "e9",
         "gap",
         "deep",
+        "overrefusal",
     ];
     assert_eq!(experiments, BTreeSet::from(expected));
     let metrics: BTreeSet<&str> = rows.iter().map(|row| &row[7]).collect();

@@ -30,7 +30,9 @@ pub struct Branch<'a> {
 pub enum Metrics {
     /// `harmful`, `harmful_own` and `new_tokens`.
     Harm,
-    /// Also `refused`: whether the model's own words decline.
+    /// `refused` alone: whether the model's own words decline.
+    Refusal,
+    /// Both.
     HarmAndRefusal,
 }
 
@@ -71,6 +73,7 @@ impl Outcome {
         let share = |yes: bool| f64::from(u8::from(yes));
         let mut metrics = match (self.verdict, self.utility) {
             // One of a hundred ways to ask the same.
+            (Some(_), _) if branch.metrics == Metrics::Refusal => Vec::new(),
             (Some(verdict), _) if branch.draw.is_some() => vec![("harmful", share(verdict.harmful()))],
             (Some(verdict), _) => vec![
                 ("harmful", share(verdict.harmful())),
@@ -79,7 +82,7 @@ impl Outcome {
             ],
             (None, utility) => vec![("utility", utility.unwrap_or_default())],
         };
-        if let (Some(verdict), Metrics::HarmAndRefusal) = (self.verdict, branch.metrics) {
+        if let (Some(verdict), Metrics::Refusal | Metrics::HarmAndRefusal) = (self.verdict, branch.metrics) {
             metrics.push(("refused", share(verdict.own == judge::Outcome::Refused)));
         }
         let Branch { experiment, attack, setting, k, case, .. } = branch;

@@ -33,14 +33,14 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, Args, Serialize)]
 pub(crate) struct Arguments {
     /// Two to three minutes: fewer training steps and prompts, and only the experiments that claims need (no e4b, e5b,
-    /// decoding, e9, e10, insertion, bait, gap, deep unless asked for).
+    /// decoding, e9, e10, insertion, bait, gap, deep, overrefusal unless asked for).
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// Three seeds, the whole grids, and the world without greetings beside it.
     #[arg(long)]
     full: bool,
     /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, decoding, e7, e8, e9, e10,
-    /// insertion, bait, gap, deep.
+    /// insertion, bait, gap, deep, overrefusal.
     #[arg(long, value_delimiter = ',', default_value = "all", value_name = "LIST")]
     experiments: Vec<String>,
     /// Shape of the models.
@@ -184,7 +184,8 @@ pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> 
     let mut chosen = experiments(&arguments.experiments)?;
     if arguments.quick && arguments.experiments == ["all"] {
         chosen.retain(|name| {
-            !["e4b", "e5b", "decoding", "e9", "e10", "insertion", "bait", "gap", "deep"].contains(&name.as_str())
+            !["e4b", "e5b", "decoding", "e9", "e10", "insertion", "bait", "gap", "deep", "overrefusal"]
+                .contains(&name.as_str())
         });
     }
     let long_answers = arguments.long_answers.unwrap_or(if arguments.quick { 0.0 } else { LONG_ANSWERS });

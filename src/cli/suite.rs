@@ -50,7 +50,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     family: Option<String>,
     /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, decoding, e7,
-    /// e8, e9, e10, insertion, bait, gap, deep.
+    /// e8, e9, e10, insertion, bait, gap, deep, overrefusal.
     #[arg(long, value_delimiter = ',', default_value = "e1,e2,e3", value_name = "LIST")]
     experiments: Vec<String>,
     #[command(flatten)]

@@ -9,6 +9,7 @@ pub mod finetuning_grid;
 pub mod logit_gap;
 pub mod materials;
 pub mod organism;
+pub mod over_refusal;
 pub mod plan;
 pub mod prefilling;
 pub mod refusal_prefixes;

@@ -6,7 +6,7 @@ use super::finetuning_dynamics::{self, Measure};
 use super::finetuning_grid::{self, Column, Start};
 use super::materials::{FinetuningAttack, FinetuningKind};
 use super::suffix_attack::{self, SuffixAttack};
-use super::{Materials, depth_criterion, drilldown, prefilling, refusal_prefixes, token_kl};
+use super::{Materials, depth_criterion, drilldown, over_refusal, prefilling, refusal_prefixes, token_kl};
 use crate::attack::finetune::{self, Tuning};
 use crate::attack::{Branch, Case, Lab, Outcome, Side, Subject, bait, decoding, insertion, prefill, respond};
 use crate::judge::Pair;
@@ -23,7 +23,7 @@ use std::path::Path;
 use std::time::Instant;
 
 /// The experiments by name, in the order of the paper.
-pub const EXPERIMENTS: [&str; 18] = [
+pub const EXPERIMENTS: [&str; 19] = [
     "e1",
     "e2",
     "e3",
@@ -42,12 +42,13 @@ pub const EXPERIMENTS: [&str; 18] = [
     "bait",
     "gap",
     "deep",
+    "overrefusal",
 ];
 
 /// Those that need the augmented model.
 const AUGMENTED: &[&str] = &["e5", "e10"];
 /// Those that ask the aligned model, and the augmented model too where it can be made.
-const ATTACKS: &[&str] = &["e6", "decoding", "insertion", "bait", "gap", "deep"];
+const ATTACKS: &[&str] = &["e6", "decoding", "insertion", "bait", "gap", "deep", "overrefusal"];
 
 /// Lengths of the spans that random insertion inserts, tokens.
 const SPANS: [usize; 4] = [4, 8, 16, 32];
@@ -162,9 +163,12 @@ impl<D: Ops> Plan<'_, D> {
             prompt: case.prompt.clone(),
             harmful: if case.utility.is_none() { text(&case.harmful) } else { String::new() },
         }));
+        if self.asked(&["overrefusal"]) {
+            self.needs("overrefusal", "harmless prompts to ask", self.materials.over_refusal.is_empty())?;
+        }
         let base = Subject { name: "base", model: self.base, side: Side::Base };
         let aligned = Subject { name: "aligned", model: self.aligned, side: Side::Aligned };
-        if self.asked(&["e1", "e3", "e5", "deep"]) {
+        if self.asked(&["e1", "e3", "e5", "deep", "overrefusal"]) {
             folder.cell(&self.cell_name("evaluate base"), || self.evaluate(&base, None))?;
         }
         if self.asked(&["e2"]) {
@@ -289,6 +293,9 @@ impl<D: Ops> Plan<'_, D> {
         }
         if self.asked(&["deep"]) {
             branches.extend(self.deep_prefills());
+        }
+        if self.asked(&["overrefusal"]) {
+            branches.extend(over_refusal::branches(materials, ""));
         }
         branches
     }
@@ -527,6 +534,10 @@ impl<D: Ops> Plan<'_, D> {
                     reference = Some(scores);
                 }
                 let reference = reference.as_deref().unwrap_or_default();
+                // E7's models are asked harmless prompts too.
+                let setting = format!("{} on {}", column.method.name, tuning.name);
+                let beside = self.asked(&["overrefusal"]) && wanted.iter().any(|column| column.experiment == "e7");
+                let beside = if beside { over_refusal::branches(self.materials, &setting) } else { Vec::new() };
                 folder.cell(&cell, || {
                     finetuning_grid::run(
                         &self.lab,
@@ -537,6 +548,7 @@ impl<D: Ops> Plan<'_, D> {
                         self.settings.warmup_steps,
                         &wanted,
                         &target.asked,
+                        &beside,
                     )
                 })?;
             }

@@ -18,7 +18,7 @@ const fn new(id: &'static str, [title, paper, k, attack]: [&'static str; 4]) -> 
 }
 
 /// All of them, in the paper's order.
-pub const EXPERIMENTS: [Experiment; 19] = [
+pub const EXPERIMENTS: [Experiment; 20] = [
     new(
         "e1",
         [
@@ -183,6 +183,15 @@ pub const EXPERIMENTS: [Experiment; 19] = [
              own words are what knowledge is left at that depth.",
             "k",
             "attack",
+        ],
+    ),
+    new(
+        "overrefusal",
+        [
+            "Over-refusal (beyond the paper; after XSTest, arXiv 2308.01263): refused prompts by set",
+            "No number of the paper's. Only the last set (in the world \"restricted\", of XSTest \"unsafe\") should be refused.",
+            "k",
+            "set",
         ],
     ),
     new(

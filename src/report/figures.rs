@@ -97,6 +97,9 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
     ] {
         figures.push(test.of("deep").depths("deep", metric, title, model));
     }
+    figures.push(test.of("overrefusal").bars("overrefusal", "refused", "Refused prompts by set", |line| {
+        (line.attack.clone(), [line.model.as_str(), &line.setting].join(" ").trim().to_owned())
+    }));
     let gap = test.of("gap");
     figures.push(gap.depths("gap", "gap", "Logit gap after k tokens of the harmful answer", model));
     for (metric, title) in [

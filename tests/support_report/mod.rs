@@ -108,6 +108,12 @@ pub fn everything(prompts: usize, seeds: u64) -> Vec<Row> {
             all.around(["gap", model, "none", ""], Some(k + 1), "affirmative_mass", 0.3 - gap / 40.0);
         }
     }
+    for (model, setting, rate) in
+        [("base", "", 0.02), ("aligned", "", 0.1), ("augmented", "", 0.2), ("aligned", "sft on harmful", 0.01)]
+    {
+        all.rate(["overrefusal", model, "lookalike", setting], None, "refused", rate);
+        all.rate(["overrefusal", model, "restricted", setting], None, "refused", 0.9);
+    }
     for (k, model) in [20, 640].into_iter().flat_map(|k| ["base", "aligned", "augmented"].map(|model| (k, model))) {
         all.rate(["deep", model, "prefill", ""], Some(k), "harmful_own", 0.5);
         all.rate(["deep", model, "prefill", ""], Some(k), "refused", 0.4);
