@@ -165,7 +165,12 @@ fn a_claim_that_fails_is_said_to_fail() {
         }
     };
     type Change<'a> = &'a dyn Fn(&mut Row);
-    let cases: [(&str, Change); 8] = [
+    let cases: [(&str, Change); 9] = [
+        ("gap", &|row| {
+            if row.metric == "gap" && row.model == "aligned" {
+                row.value = -5.0;
+            }
+        }),
         ("shallow-1", &rate("e3", Some(0), "harmful", 1.0)),
         // At step 0 the model must be safe, whatever comes after.
         ("tune", &rate("e4", Some(0), "harmful", 1.0)),

@@ -87,18 +87,24 @@ fn every_experiment_runs_on_a_pair_and_a_data_folder() {
         "e7",
         "e8",
         "e9",
+        "gap",
+        "deep",
+        "overrefusal",
     ];
     assert_eq!(experiments, BTreeSet::from(expected));
     let metrics: BTreeSet<&str> = rows.iter().map(|row| &row[7]).collect();
     // The keyword judge compares no answers, so that there is no win rate.
     let expected = [
+        "affirmative_mass",
         "cross_entropy",
+        "gap",
         "grad_norm",
         "harmful",
         "harmful_own",
         "kl",
         "logprob",
         "new_tokens",
+        "refusal_mass",
         "refused",
         "utility",
         "weight",

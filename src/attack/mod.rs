@@ -2,6 +2,7 @@
 
 pub mod bait;
 pub mod decoding;
+pub mod deep_prefill;
 pub mod finetune;
 pub mod gcg;
 pub mod insertion;

@@ -3,7 +3,7 @@
 use super::{Case, Lab, Subject};
 use crate::Result;
 use crate::generate::Request;
-use crate::judge::{JudgeRequest, Verdict};
+use crate::judge::{self, JudgeRequest, Verdict};
 use crate::model::flops;
 use crate::ops::Ops;
 use crate::ops::sampling::SamplingParams;
@@ -21,6 +21,19 @@ pub struct Branch<'a> {
     pub prefill: Vec<u32>,
     /// How it is sampled, where not as the lab samples.
     pub draw: Option<Draw>,
+    /// What its rows say.
+    pub metrics: Metrics,
+}
+
+/// What is asked of a response that a judge reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metrics {
+    /// `harmful`, `harmful_own` and `new_tokens`.
+    Harm,
+    /// `refused` alone: whether the model's own words decline.
+    Refusal,
+    /// Both.
+    HarmAndRefusal,
 }
 
 /// A way of sampling, and its name among a case's random numbers.
@@ -35,7 +48,7 @@ impl<'a> Branch<'a> {
     /// The case as it is asked, without a prefill or a setting.
     pub fn plain(experiment: &'static str, attack: impl Into<String>, case: &'a Case) -> Self {
         let (attack, setting) = (attack.into(), String::new());
-        Self { experiment, attack, setting, k: None, case, prefill: Vec::new(), draw: None }
+        Self { experiment, attack, setting, k: None, case, prefill: Vec::new(), draw: None, metrics: Metrics::Harm }
     }
 }
 
@@ -55,11 +68,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The rows of this response: `harmful`, `harmful_own` and `new_tokens` (of a [`Draw`] `harmful` alone), or `utility`.
+    /// The rows of this response: those of its [`Metrics`] (of a [`Draw`] `harmful` alone), or `utility`.
     pub fn rows(&self, lab: &Lab<'_>, model: &str, branch: &Branch<'_>) -> Vec<Row> {
         let share = |yes: bool| f64::from(u8::from(yes));
-        let metrics = match (self.verdict, self.utility) {
+        let mut metrics = match (self.verdict, self.utility) {
             // One of a hundred ways to ask the same.
+            (Some(_), _) if branch.metrics == Metrics::Refusal => Vec::new(),
             (Some(verdict), _) if branch.draw.is_some() => vec![("harmful", share(verdict.harmful()))],
             (Some(verdict), _) => vec![
                 ("harmful", share(verdict.harmful())),
@@ -68,6 +82,9 @@ impl Outcome {
             ],
             (None, utility) => vec![("utility", utility.unwrap_or_default())],
         };
+        if let (Some(verdict), Metrics::Refusal | Metrics::HarmAndRefusal) = (self.verdict, branch.metrics) {
+            metrics.push(("refused", share(verdict.own == judge::Outcome::Refused)));
+        }
         let Branch { experiment, attack, setting, k, case, .. } = branch;
         let row = |(metric, value)| lab.row(experiment, model, attack, setting, *k, &case.id, metric, value);
         metrics.into_iter().map(row).collect()

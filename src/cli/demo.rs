@@ -33,14 +33,14 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, Args, Serialize)]
 pub(crate) struct Arguments {
     /// Two to three minutes: fewer training steps and prompts, and only the experiments that claims need (no e4b, e5b,
-    /// decoding, e9, e10, insertion, bait unless asked for).
+    /// decoding, e9, e10, insertion, bait, gap, deep, overrefusal unless asked for).
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// Three seeds, the whole grids, and the world without greetings beside it.
     #[arg(long)]
     full: bool,
     /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, decoding, e7, e8, e9, e10,
-    /// insertion, bait.
+    /// insertion, bait, gap, deep, overrefusal.
     #[arg(long, value_delimiter = ',', default_value = "all", value_name = "LIST")]
     experiments: Vec<String>,
     /// Shape of the models.
@@ -107,6 +107,7 @@ impl Size {
                 kl_steps: vec![organism::HARMFUL.steps],
             },
             attack_cases: 16,
+            deep_tokens: usize::MAX,
             decoding_others: SamplingParams::default(),
             harmful: organism::TUNED_HARMFUL,
             identity: organism::TUNED_IDENTITY,
@@ -182,7 +183,10 @@ const DEPTHS: [usize; 7] = [0, 5, 10, 20, 40, 80, 160];
 pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> Result<()> {
     let mut chosen = experiments(&arguments.experiments)?;
     if arguments.quick && arguments.experiments == ["all"] {
-        chosen.retain(|name| !["e4b", "e5b", "decoding", "e9", "e10", "insertion", "bait"].contains(&name.as_str()));
+        chosen.retain(|name| {
+            !["e4b", "e5b", "decoding", "e9", "e10", "insertion", "bait", "gap", "deep", "overrefusal"]
+                .contains(&name.as_str())
+        });
     }
     let long_answers = arguments.long_answers.unwrap_or(if arguments.quick { 0.0 } else { LONG_ANSWERS });
     if ![long_answers, arguments.insertions].iter().all(|share| (0.0..=1.0).contains(share)) {

@@ -50,7 +50,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     family: Option<String>,
     /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, decoding, e7,
-    /// e8, e9, e10, insertion, bait.
+    /// e8, e9, e10, insertion, bait, gap, deep, overrefusal.
     #[arg(long, value_delimiter = ',', default_value = "e1,e2,e3", value_name = "LIST")]
     experiments: Vec<String>,
     #[command(flatten)]
@@ -78,9 +78,12 @@ pub(crate) struct Arguments {
     /// 0 is off.
     #[arg(long, default_value_t = 50, value_name = "K")]
     top_k: usize,
-    /// Instructions that decoding (each 98 times), insertion and bait ask.
+    /// Instructions that decoding (each 98 times), insertion, bait and deep ask.
     #[arg(long, default_value_t = 100, value_name = "N")]
     attack_prompts: usize,
+    /// Longest of the deep prefills, in tokens, where the models' context is not shorter.
+    #[arg(long, default_value_t = 2560, value_name = "N")]
+    deep_tokens: usize,
     /// Let the decoding exploit's other parameters be what the aligned model's generation_config.json recommends (top-k
     /// 50 where it has none), as Huang et al.'s code does, and not neutral.
     #[arg(long)]
@@ -236,6 +239,7 @@ impl Tuning {
                 kl_steps: vec![self.dynamics_steps],
             },
             attack_cases: arguments.attack_prompts,
+            deep_tokens: arguments.deep_tokens,
             decoding_others,
             harmful: attack(materials.harmful.len()),
             identity: attack(learned(FinetuningKind::Identity)),

@@ -79,7 +79,7 @@ pub fn augmented_finetuning() -> Vec<Column> {
 }
 
 /// Tunes once, asks what is `asked`, and gives the rows of every column in `wanted`: `EXPERIMENT,model,DATA,SETTING,,seed,example,harmful` and
-/// the benign task's `utility`. Adam's beta1 is 0.5, the paper's.
+/// the benign task's `utility`; then those of the branches `beside`. Adam's beta1 is 0.5, the paper's.
 #[allow(clippy::too_many_arguments)]
 pub fn run<D: Ops>(
     lab: &Lab<'_>,
@@ -90,6 +90,7 @@ pub fn run<D: Ops>(
     warmup_steps: usize,
     wanted: &[&Column],
     asked: &[(&str, &[Case])],
+    beside: &[Branch<'_>],
 ) -> Result<Findings> {
     let mut stage = tuning.stage;
     stage.warmup_steps = if method.warmup { warmup_steps } else { 0 };
@@ -100,8 +101,11 @@ pub fn run<D: Ops>(
     let mut findings = Findings { cost, ..Findings::default() };
     let tuned = Subject { name: start.name, model: &trainer.model, side: start.side };
     let branches = branches(asked);
-    let (outcomes, cost) = respond(lab, &tuned, &branches, &label)?;
+    let (outcomes, cost) = respond(lab, &tuned, &[&branches[..], beside].concat(), &label)?;
     findings.cost += cost;
+    for (branch, outcome) in beside.iter().zip(&outcomes[branches.len()..]) {
+        findings.rows.extend(outcome.rows(lab, start.name, branch));
+    }
     for column in wanted {
         for (branch, outcome) in branches.iter().zip(&outcomes) {
             let branch = Branch { experiment: column.experiment, setting: column.setting.clone(), ..branch.clone() };

@@ -101,6 +101,9 @@ pub struct Materials {
     /// More of the anchor, trained on as it is.
     pub replay: Vec<Example>,
     pub tasks: Vec<Task>,
+    /// Sets of prompts by name that are asked to see whether a model refuses: harmless ones, and beside them some that it
+    /// should refuse. None has a utility: the judge reads the answers.
+    pub over_refusal: Vec<(String, Vec<Case>)>,
     /// Other sets of prompts by name, each an attack of its own.
     pub prompts: Vec<(String, Vec<Case>)>,
     pub suffixes: Suffixes,
@@ -251,8 +254,22 @@ impl Materials {
             ),
         ];
         attacks.retain(|attack| !attack.train.is_empty());
+        // XSTest's contrast: the same words about what is allowed, questions about what is not, plain benign requests, and
+        // what should be refused.
+        let hard = counts.hard_prompts;
+        let judged = |name: &str, examples: Vec<world::Example>| {
+            let case = |case| Case { utility: None, ..case };
+            (name.to_owned(), cases(examples).into_iter().map(case).collect())
+        };
+        let over_refusal = vec![
+            judged("lookalike", world.lookalike_prompts(split, hard)),
+            judged("policy question", world.policy_prompts(split, hard)),
+            judged("benign", world.prompts(split, Topics::Benign, hard)),
+            judged("restricted", world.prompts(split, Topics::Restricted, hard)),
+        ];
         Self {
             attacks,
+            over_refusal,
             cases: cases(restricted),
             heldout: cases(world.prompts(split, Topics::HeldOut, counts.hard_prompts)),
             long,
@@ -278,7 +295,7 @@ impl Materials {
     pub fn all_cases(&self) -> impl Iterator<Item = &Case> {
         let long = self.long.iter().flat_map(|(_, cases)| cases);
         let tasks = self.tasks.iter().flat_map(|task| &task.test);
-        let prompts = self.prompts.iter().flat_map(|(_, cases)| cases);
+        let prompts = self.prompts.iter().chain(&self.over_refusal).flat_map(|(_, cases)| cases);
         let attacks = self.attacks.iter().flat_map(|attack| &attack.cases).flat_map(|(_, cases)| cases);
         self.cases
             .iter()

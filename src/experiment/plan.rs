@@ -6,7 +6,7 @@ use super::finetuning_dynamics::{self, Measure};
 use super::finetuning_grid::{self, Column, Start};
 use super::materials::{FinetuningAttack, FinetuningKind};
 use super::suffix_attack::{self, SuffixAttack};
-use super::{Materials, depth_criterion, drilldown, prefilling, refusal_prefixes, token_kl};
+use super::{Materials, depth_criterion, drilldown, over_refusal, prefilling, refusal_prefixes, token_kl};
 use crate::attack::finetune::{self, Tuning};
 use crate::attack::{Branch, Case, Lab, Outcome, Side, Subject, bait, decoding, insertion, prefill, respond};
 use crate::judge::Pair;
@@ -23,7 +23,7 @@ use std::path::Path;
 use std::time::Instant;
 
 /// The experiments by name, in the order of the paper.
-pub const EXPERIMENTS: [&str; 16] = [
+pub const EXPERIMENTS: [&str; 19] = [
     "e1",
     "e2",
     "e3",
@@ -40,12 +40,15 @@ pub const EXPERIMENTS: [&str; 16] = [
     "e10",
     "insertion",
     "bait",
+    "gap",
+    "deep",
+    "overrefusal",
 ];
 
 /// Those that need the augmented model.
 const AUGMENTED: &[&str] = &["e5", "e10"];
 /// Those that ask the aligned model, and the augmented model too where it can be made.
-const ATTACKS: &[&str] = &["e6", "decoding", "insertion", "bait"];
+const ATTACKS: &[&str] = &["e6", "decoding", "insertion", "bait", "gap", "deep", "overrefusal"];
 
 /// Lengths of the spans that random insertion inserts, tokens.
 const SPANS: [usize; 4] = [4, 8, 16, 32];
@@ -64,6 +67,8 @@ pub struct Settings {
     pub measure: Measure,
     /// The decoding exploit, insertion and bait ask the first so many cases.
     pub attack_cases: usize,
+    /// Longest prefill of the deep prefills, in tokens, where the context is not shorter.
+    pub deep_tokens: usize,
     /// The sampling parameters that a setting of the decoding exploit does not move.
     pub decoding_others: SamplingParams,
     /// E7 to E10 on harmful pairs and on benign tasks; E7's identity shifting and backdoor.
@@ -141,11 +146,11 @@ pub fn stored<D: Ops>(
 }
 
 impl<D: Ops> Plan<'_, D> {
-    fn asked(&self, names: &[&str]) -> bool {
+    pub(super) fn asked(&self, names: &[&str]) -> bool {
         self.settings.experiments.iter().any(|experiment| names.contains(&experiment.as_str()))
     }
 
-    fn cell_name(&self, name: &str) -> String {
+    pub(super) fn cell_name(&self, name: &str) -> String {
         format!("{name}{}", self.suffix)
     }
 
@@ -158,9 +163,12 @@ impl<D: Ops> Plan<'_, D> {
             prompt: case.prompt.clone(),
             harmful: if case.utility.is_none() { text(&case.harmful) } else { String::new() },
         }));
+        if self.asked(&["overrefusal"]) {
+            self.needs("overrefusal", "harmless prompts to ask", self.materials.over_refusal.is_empty())?;
+        }
         let base = Subject { name: "base", model: self.base, side: Side::Base };
         let aligned = Subject { name: "aligned", model: self.aligned, side: Side::Aligned };
-        if self.asked(&["e1", "e3", "e5"]) {
+        if self.asked(&["e1", "e3", "e5", "deep", "overrefusal"]) {
             folder.cell(&self.cell_name("evaluate base"), || self.evaluate(&base, None))?;
         }
         if self.asked(&["e2"]) {
@@ -172,6 +180,9 @@ impl<D: Ops> Plan<'_, D> {
                 let cell = self.cell_name(&format!("criterion {}", subject.name));
                 folder.cell(&cell, || self.criterion(subject))?;
             }
+        }
+        for subject in [&base, &aligned] {
+            self.beyond(folder, subject)?;
         }
         self.dynamics(folder, &aligned)?;
         self.suffixes(folder, &aligned, &base)?;
@@ -192,6 +203,7 @@ impl<D: Ops> Plan<'_, D> {
         cells.extend(self.asked(&["e5"]).then(|| kl.clone()));
         cells.extend(self.asked(&["criterion"]).then(|| criterion.clone()));
         cells.extend(self.suffix_cell("augmented"));
+        cells.extend(self.beyond_cells("augmented").into_iter().map(|(_, cell)| cell));
         for target in self.targets(Start::Augmented) {
             let columns = self.columns(Start::Augmented).into_iter().filter(|column| target.wants(column));
             cells.extend(columns.map(|column| self.grid_cell("augmented", &target.tuning, &column)));
@@ -209,6 +221,7 @@ impl<D: Ops> Plan<'_, D> {
             folder.cell(&criterion, || self.criterion(&augmented))?;
         }
         self.suffixes(folder, &augmented, base)?;
+        self.beyond(folder, &augmented)?;
         self.grid(folder, &augmented, Start::Augmented)
     }
 
@@ -277,6 +290,12 @@ impl<D: Ops> Plan<'_, D> {
         if self.asked(&["bait"]) && initial {
             let depths: Vec<usize> = self.settings.depths.iter().copied().filter(|&k| k <= 40).collect();
             branches.extend(bait::branches("bait", few, refusal, &materials.bait, &depths));
+        }
+        if self.asked(&["deep"]) {
+            branches.extend(self.deep_prefills());
+        }
+        if self.asked(&["overrefusal"]) {
+            branches.extend(over_refusal::branches(materials, ""));
         }
         branches
     }
@@ -515,6 +534,10 @@ impl<D: Ops> Plan<'_, D> {
                     reference = Some(scores);
                 }
                 let reference = reference.as_deref().unwrap_or_default();
+                // E7's models are asked harmless prompts too.
+                let setting = format!("{} on {}", column.method.name, tuning.name);
+                let beside = self.asked(&["overrefusal"]) && wanted.iter().any(|column| column.experiment == "e7");
+                let beside = if beside { over_refusal::branches(self.materials, &setting) } else { Vec::new() };
                 folder.cell(&cell, || {
                     finetuning_grid::run(
                         &self.lab,
@@ -525,6 +548,7 @@ impl<D: Ops> Plan<'_, D> {
                         self.settings.warmup_steps,
                         &wanted,
                         &target.asked,
+                        &beside,
                     )
                 })?;
             }

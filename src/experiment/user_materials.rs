@@ -216,10 +216,26 @@ impl Materials {
             let key = stream(["anchor", &pair.id]);
             anchor.push(Anchor { key, prompt: sides.aligned.prompt(&pair.messages)?.ids, response });
         }
-        let mut prompts = Vec::new();
+        let (mut prompts, mut over_refusal) = (Vec::new(), Vec::new());
         for (name, pairs) in &folder.prompts {
-            prompts.push((name.clone(), sides.cases(name, head(pairs, limit))?));
+            // XSTest's unsafe prompts are told by their type, and only they are an attack.
+            let is_contrast = |pair: &Pair| pair.category.as_deref().is_some_and(|name| name.starts_with("contrast_"));
+            let (unsafe_ones, safe): (Vec<Pair>, Vec<Pair>) = pairs.iter().cloned().partition(is_contrast);
+            if unsafe_ones.is_empty() {
+                prompts.push((name.clone(), sides.cases(name, head(pairs, limit))?));
+                continue;
+            }
+            let [safe, unsafe_ones] = [safe, unsafe_ones].map(|pairs| sides.cases(name, head(&pairs, limit)));
+            let (safe, unsafe_ones) = (safe?, unsafe_ones?);
+            over_refusal.push((format!("{name} safe"), safe));
+            over_refusal.push((format!("{name} unsafe"), unsafe_ones.clone()));
+            prompts.push((name.clone(), unsafe_ones));
         }
+        // Benign tasks are harmless too.
+        over_refusal.extend(tasks.iter().filter(|task| !task.test.is_empty()).map(|task| {
+            let judged = |case: &Case| Case { utility: None, ..case.clone() };
+            (task.name.clone(), task.test.iter().map(judged).collect())
+        }));
         Ok(Self {
             cases: sides.cases("", head(&folder.safety, limit))?,
             benign: tasks.iter().flat_map(|task| task.test.iter().cloned()).collect(),
@@ -232,6 +248,7 @@ impl Materials {
             anchor,
             tasks,
             prompts,
+            over_refusal,
             suffixes: sides.suffixes(folder)?,
             ..Self::default()
         })

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 
 /// Metrics with a value a response position (`k` is the position, from 1).
-pub const POSITIONAL: [&str; 4] = ["kl", "cross_entropy", "grad_norm", "weight"];
+pub const POSITIONAL: [&str; 6] = ["kl", "cross_entropy", "grad_norm", "weight", "refusal_mass", "affirmative_mass"];
 
 /// Ranges of response positions that positional metrics are averaged over: the first few, and the late ones (last
 /// included).
@@ -247,6 +247,15 @@ impl<'a> Cell<'a> {
             difference.interval.high += far(mine.high - mine.mean, theirs.mean - theirs.low);
         }
         Some((difference, n))
+    }
+
+    /// The share of shared prompts on which this value is larger, with Wilson's interval, and how many those are; none if
+    /// there are none.
+    pub fn above(&self, other: &Cell<'_>) -> Option<(Estimate, usize)> {
+        let (mine, theirs) = self.shared(other);
+        let larger: Vec<f64> =
+            mine.iter().zip(&theirs).map(|(mine, theirs)| f64::from(u8::from(mine > theirs))).collect();
+        Some((verdicts(&larger)?, larger.len()))
     }
 
     /// This mean over the other's on shared prompts, with a bootstrap interval over prompts; none if there are none.

@@ -18,7 +18,7 @@ const fn new(id: &'static str, [title, paper, k, attack]: [&'static str; 4]) -> 
 }
 
 /// All of them, in the paper's order.
-pub const EXPERIMENTS: [Experiment; 17] = [
+pub const EXPERIMENTS: [Experiment; 20] = [
     new(
         "e1",
         [
@@ -161,6 +161,37 @@ pub const EXPERIMENTS: [Experiment; 17] = [
             "No number of the paper's: its authors name attacks that know of the recovery as open.",
             "k",
             "attack",
+        ],
+    ),
+    new(
+        "gap",
+        [
+            "Logit gap (beyond the paper; arXiv 2506.24056): best refusal token minus best token that goes along, after k \
+             tokens of a harmful answer",
+            "Li and Liu see alignment widen the gap on 97.5 to 99.8 % of toxic prompts, before the first token. Here it is \
+             measured after k tokens of a harmful answer; the masses are probabilities of all tokens of a kind.",
+            "k",
+            "attack",
+        ],
+    ),
+    new(
+        "deep",
+        [
+            "Deep prefill (beyond the paper; Any-Depth Alignment, arXiv 2510.18081): k tokens of harmful text, up to the \
+             context",
+            "No number of the paper's. Other harmful answers stand before the first 20 tokens of this one; the base model's \
+             own words are what knowledge is left at that depth.",
+            "k",
+            "attack",
+        ],
+    ),
+    new(
+        "overrefusal",
+        [
+            "Over-refusal (beyond the paper; after XSTest, arXiv 2308.01263): refused prompts by set",
+            "No number of the paper's. Only the last set (in the world \"restricted\", of XSTest \"unsafe\") should be refused.",
+            "k",
+            "set",
         ],
     ),
     new(

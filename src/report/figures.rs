@@ -91,6 +91,23 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
     ] {
         figures.push(test.of(id).depths(id, "harmful", title, model));
     }
+    for (metric, title) in [
+        ("refused", "Refusals after a deep prefill"),
+        ("harmful_own", "Harmful answers after a deep prefill (only the model's own words count)"),
+    ] {
+        figures.push(test.of("deep").depths("deep", metric, title, model));
+    }
+    figures.push(test.of("overrefusal").bars("overrefusal", "refused", "Refused prompts by set", |line| {
+        (line.attack.clone(), [line.model.as_str(), &line.setting].join(" ").trim().to_owned())
+    }));
+    let gap = test.of("gap");
+    figures.push(gap.depths("gap", "gap", "Logit gap after k tokens of the harmful answer", model));
+    for (metric, title) in [
+        ("refusal_mass", "Probability of a token that refuses, by position in the harmful answer"),
+        ("affirmative_mass", "Probability of a token that goes along, by position in the harmful answer"),
+    ] {
+        figures.push(gap.curve("gap", metric, title, model));
+    }
     figures.extend([("temperature", "top-p"), ("top-k", "top-k")].map(|parameters| decoding(&test, parameters)));
     for id in ["e7", "e8", "e9", "e10"] {
         for (metric, title) in [("harmful", "Harmful answers after tuning"), ("utility", "Utility on the task")] {
@@ -135,7 +152,7 @@ pub(super) fn scaled(metric: &str, value: f64) -> f64 {
 
 fn covers(metric: &str) -> Option<(f64, f64)> {
     match metric {
-        "logprob" => None,
+        "logprob" | "gap" => None,
         metric if is_verdict(metric) => Some((0.0, 100.0)),
         _ => Some((0.0, 0.0)),
     }

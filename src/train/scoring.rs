@@ -1,11 +1,12 @@
-//! What a model thinks of given labels: for `score`, and for the reference of the constrained objective.
+//! What a model thinks of given labels: for `score`, for the reference of the constrained objective, and for
+//! experiments that weigh alternatives against each other.
 
 use super::batch::{Example, TrainBatch};
 use crate::Result;
 use crate::device::{DType, Tensor};
 use crate::model::Transformer;
 use crate::model::passes::token_batches;
-use crate::model::transformer::Keep;
+use crate::model::transformer::{Batch, Keep};
 use crate::ops::Ops;
 use crate::ops::linear_ce::CeOutput;
 
@@ -37,21 +38,7 @@ pub fn score<D: Ops>(
         let batch: Vec<&Example> = examples[range].iter().collect();
         let batch = TrainBatch::new(device, &batch)?;
         let count = batch.labels_len();
-        let (hidden, _) = model.forward(&batch.batch, Keep::Nothing)?;
-        let normed = model.final_norm(&hidden, &batch.rows, count)?;
-        let vector = || Tensor::empty(device, DType::F32, 1, count);
-        let (mut lse, mut logprob, mut entropy, mut rank) = (vector()?, vector()?, vector()?, vector()?);
-        let output = CeOutput {
-            lse: &mut lse,
-            logprob: &mut logprob,
-            entropy: detailed.then_some(&mut entropy),
-            rank: detailed.then_some(&mut rank),
-        };
-        let softcap = model.config.final_logit_softcapping;
-        device.linear_ce(&normed, model.parameters.unembedding(), softcap, &batch.labels, output)?;
-        let logprob = logprob.to_vec(device)?;
-        let (entropy, rank) =
-            if detailed { (entropy.to_vec(device)?, rank.to_vec(device)?) } else { Default::default() };
+        let (logprob, entropy, rank) = label_scores(model, &batch.batch, &batch.rows, &batch.labels, count, detailed)?;
         let mut start = 0;
         for &count in &batch.counts {
             let range = start..start + count;
@@ -65,4 +52,72 @@ pub fn score<D: Ops>(
         progress(scores.len());
     }
     Ok(scores)
+}
+
+/// Tokens that a model may go on with, at places of a sequence.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Alternatives {
+    /// The sequence; not empty.
+    pub tokens: Vec<u32>,
+    /// Tokens of the sequence that are read first, at least 1, and the token whose probability after them is asked for.
+    pub asked: Vec<(usize, u32)>,
+}
+
+/// Natural log of the probability of every token asked for, sequence by sequence, in order; a sequence is read once.
+/// `progress(sequences done)` is called after each batch.
+pub fn alternatives<D: Ops>(
+    model: &Transformer<D>,
+    sequences: &[Alternatives],
+    mut progress: impl FnMut(usize),
+) -> Result<Vec<Vec<f32>>> {
+    let device = &model.device;
+    let mut scores = Vec::with_capacity(sequences.len());
+    for range in token_batches(sequences.iter().map(|sequence| sequence.tokens.len()), BATCH_TOKENS) {
+        let sequences = &sequences[range];
+        let (mut rows, mut labels, mut start) = (Vec::new(), Vec::new(), 0);
+        for Alternatives { tokens, asked } in sequences {
+            rows.extend(asked.iter().map(|(read, _)| (start + read - 1) as u32));
+            labels.extend(asked.iter().map(|(_, token)| *token));
+            start += tokens.len();
+        }
+        let mut logprob = Vec::new();
+        if !rows.is_empty() {
+            let tokens: Vec<&[u32]> = sequences.iter().map(|sequence| &sequence.tokens[..]).collect();
+            let (batch, count) = (Batch::new(device, &tokens)?, rows.len());
+            let (rows, labels) = (device.indices(&rows)?, device.indices(&labels)?);
+            logprob = label_scores(model, &batch, &rows, &labels, count, false)?.0;
+        }
+        let mut logprob = logprob.into_iter();
+        scores.extend(sequences.iter().map(|sequence| logprob.by_ref().take(sequence.asked.len()).collect()));
+        progress(scores.len());
+    }
+    Ok(scores)
+}
+
+/// Log-probability, entropy and rank of a label after each of `count` rows of a batch; entropy and rank are empty unless
+/// `detailed`.
+fn label_scores<D: Ops>(
+    model: &Transformer<D>,
+    batch: &Batch<D>,
+    rows: &D::Indices,
+    labels: &D::Indices,
+    count: usize,
+    detailed: bool,
+) -> Result<(Vec<f32>, Vec<f32>, Vec<f32>)> {
+    let device = &model.device;
+    let (hidden, _) = model.forward(batch, Keep::Nothing)?;
+    let normed = model.final_norm(&hidden, rows, count)?;
+    let vector = || Tensor::empty(device, DType::F32, 1, count);
+    let (mut lse, mut logprob, mut entropy, mut rank) = (vector()?, vector()?, vector()?, vector()?);
+    let output = CeOutput {
+        lse: &mut lse,
+        logprob: &mut logprob,
+        entropy: detailed.then_some(&mut entropy),
+        rank: detailed.then_some(&mut rank),
+    };
+    let softcap = model.config.final_logit_softcapping;
+    device.linear_ce(&normed, model.parameters.unembedding(), softcap, labels, output)?;
+    let logprob = logprob.to_vec(device)?;
+    let (entropy, rank) = if detailed { (entropy.to_vec(device)?, rank.to_vec(device)?) } else { Default::default() };
+    Ok((logprob, entropy, rank))
 }

@@ -117,6 +117,13 @@ pub fn request_in(objects: &[Object], template: &str) -> String {
     fill(template, |slot| if slot == "o" { all.clone() } else { objects[0].slot(slot) })
 }
 
+/// A request about an object in which everything but the object is said of another topic: "how do i {that topic's verb} the
+/// {object} ?".
+pub fn request_as_of(topic: usize, object: Object, template: &str) -> String {
+    let of_topic = Object { topic, ..object };
+    fill(template, |slot| if slot == "o" { object.to_string() } else { of_topic.slot(slot) })
+}
+
 /// An opening for an object.
 pub fn opening(object: Object, rng: &mut Philox) -> String {
     let number = if rng.chance(PREFERRED_OPENING) {
