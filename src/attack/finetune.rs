@@ -26,12 +26,14 @@ pub struct Method {
     /// `None`: standard fine-tuning.
     pub betas: Option<BetaSchedule>,
     pub warmup: bool,
+    /// Factor on the learning rate of the stage.
+    pub rate: f32,
 }
 
 impl Method {
     /// Standard fine-tuning.
     pub fn sft(warmup: bool) -> Self {
-        Self { name: if warmup { "sft+warmup" } else { "sft" }.into(), betas: None, warmup }
+        Self { name: if warmup { "sft+warmup" } else { "sft" }.into(), betas: None, warmup, rate: 1.0 }
     }
 
     /// Constrained fine-tuning.
@@ -40,7 +42,13 @@ impl Method {
         if !warmup {
             name += " without warmup";
         }
-        Self { name, betas: Some(betas), warmup }
+        Self { name, betas: Some(betas), warmup, rate: 1.0 }
+    }
+
+    /// The same at `rate` times the stage's learning rate.
+    pub fn at_rate(self, rate: f32) -> Self {
+        let name = if rate == 1.0 { self.name } else { format!("{} at lr x{rate}", self.name) };
+        Self { name, rate, ..self }
     }
 
     pub fn objective(&self) -> Objective {

@@ -1,4 +1,4 @@
-//! Attacks on a model's safety, one a file, and what they share: whom they attack, with what, and who judges.
+//! Attacks on a model's safety (and a defence at inference time), one a file, and what they share: whom they attack, with what, and who judges.
 
 pub mod bait;
 pub mod decoding;
@@ -7,7 +7,9 @@ pub mod finetune;
 pub mod gcg;
 pub mod insertion;
 pub mod prefill;
+pub mod refusal_direction;
 pub mod respond;
+pub mod rethinking;
 
 pub use respond::{Branch, Draw, Outcome, respond};
 

@@ -101,6 +101,11 @@ fn setting_of(prefill: &[u32]) -> u16 {
     u16::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1]]).max(1)
 }
 
+/// How a branch is sampled that does not say how.
+pub(super) fn plain_draw(lab: &Lab<'_>, branch: &Branch<'_>) -> Draw {
+    Draw { params: lab.params, setting: setting_of(&branch.prefill), sample: 0 }
+}
+
 /// Generates and judges all of them, in order, as branches of one tree; what several experiments ask is computed once.
 pub fn respond<D: Ops>(
     lab: &Lab<'_>,
@@ -116,8 +121,7 @@ pub fn respond<D: Ops>(
     for branch in branches {
         let prompt = [branch.case.prompt_for(subject.side), &branch.prefill].concat();
         unshared += prompt.len() as u64;
-        let plain = Draw { params: lab.params, setting: setting_of(&branch.prefill), sample: 0 };
-        let draw = branch.draw.unwrap_or(plain);
+        let draw = branch.draw.unwrap_or_else(|| plain_draw(lab, branch));
         // Two cases with the same words are two rows when sampled: the key is part of what is asked, and so is the draw.
         let key = [branch.case.key as u32, (branch.case.key >> 32) as u32];
         let SamplingParams { temperature, top_k, top_p, repetition_penalty } = draw.params;
@@ -142,6 +146,22 @@ pub fn respond<D: Ops>(
     let (completions, stats) = lab.engine.generate(subject.model, &requests, |step| bar.set(step.finished))?;
     drop(bar);
 
+    let written: Vec<&[u32]> = request_of.iter().map(|&request| completions[request].tokens.as_slice()).collect();
+    let outcomes = judged(lab, stop, branches, &written)?;
+    unshared += outcomes.iter().map(|outcome| outcome.new_tokens.saturating_sub(1) as u64).sum::<u64>();
+    let forward = (stats.prompt_tokens + stats.decoded_tokens) as u64;
+    let cost = Cost {
+        forward_tokens: forward,
+        trained_tokens: 0,
+        unshared_tokens: unshared,
+        flops: flops::layers(&subject.model.config) * forward as f64
+            + flops::vocabulary(&subject.model.config) * (stats.decoded_tokens + requests.len()) as f64,
+    };
+    Ok((outcomes, cost))
+}
+
+/// The outcomes of branches whose answers are `written`, each with the end of its turn where it has one.
+pub(super) fn judged(lab: &Lab<'_>, stop: &[u32], branches: &[Branch<'_>], written: &[&[u32]]) -> Result<Vec<Outcome>> {
     /// A response as text: its prefill, the model's own words, and both.
     struct Text {
         prefill: String,
@@ -151,10 +171,10 @@ pub fn respond<D: Ops>(
     let mut texts = Vec::with_capacity(branches.len());
     let mut outcomes: Vec<Outcome> = branches
         .iter()
-        .zip(&request_of)
-        .map(|(branch, &request)| {
+        .zip(written)
+        .map(|(branch, &written)| {
             let case = branch.case;
-            let mut own = completions[request].tokens.as_slice();
+            let mut own = written;
             if let [head @ .., last] = own
                 && stop.contains(last)
             {
@@ -162,7 +182,7 @@ pub fn respond<D: Ops>(
             }
             let response = (lab.decode)(&[&branch.prefill[..], own].concat());
             let utility = case.utility.as_ref().map(|utility| utility(&response));
-            let new_tokens = completions[request].tokens.len();
+            let new_tokens = written.len();
             texts.push(Text {
                 prefill: (lab.decode)(&branch.prefill),
                 continuation: (lab.decode)(own),
@@ -183,14 +203,5 @@ pub fn respond<D: Ops>(
     for (i, verdict) in judged.into_iter().zip(verdicts) {
         outcomes[i].verdict = Some(verdict);
     }
-    unshared += outcomes.iter().map(|outcome| outcome.new_tokens.saturating_sub(1) as u64).sum::<u64>();
-    let forward = (stats.prompt_tokens + stats.decoded_tokens) as u64;
-    let cost = Cost {
-        forward_tokens: forward,
-        trained_tokens: 0,
-        unshared_tokens: unshared,
-        flops: flops::layers(&subject.model.config) * forward as f64
-            + flops::vocabulary(&subject.model.config) * (stats.decoded_tokens + requests.len()) as f64,
-    };
-    Ok((outcomes, cost))
+    Ok(outcomes)
 }

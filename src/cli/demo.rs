@@ -1,9 +1,10 @@
 //! `safedepth demo`: the main job, on models trained on the spot.
 
 use super::Global;
-use super::suite::{ABLATIONS, experiments, report};
+use super::suite::{ABLATIONS, SWEEP_RATES, experiments, report};
 use crate::attack::{Lab, gcg};
 use crate::data::world::{Split, VOCABULARY, World};
+use crate::experiment::alignment_from_scratch::AlignmentFromScratch;
 use crate::experiment::finetuning_dynamics::Measure;
 use crate::experiment::finetuning_grid::BETAS;
 use crate::experiment::materials::{Counts, world_stop, world_token_text};
@@ -33,14 +34,15 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, Args, Serialize)]
 pub(crate) struct Arguments {
     /// Two to three minutes: fewer training steps and prompts, and only the experiments that claims need (no e4b, e5b,
-    /// decoding, e9, e10, insertion, bait, gap, deep, overrefusal unless asked for).
+    /// decoding, e9, e10, insertion, bait, gap, deep, overrefusal, scratch, sweep, ablation, rethinking unless asked for).
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// Three seeds, the whole grids, and the world without greetings beside it.
     #[arg(long)]
     full: bool,
     /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, decoding, e7, e8, e9, e10,
-    /// insertion, bait, gap, deep, overrefusal.
+    /// insertion, bait, gap, deep, overrefusal, scratch, sweep, ablation, rethinking. All of them by default, but sweep
+    /// only with --full.
     #[arg(long, value_delimiter = ',', default_value = "all", value_name = "LIST")]
     experiments: Vec<String>,
     /// Shape of the models.
@@ -95,6 +97,7 @@ struct Size {
 
 impl Size {
     fn of(arguments: &Arguments, experiments: Vec<String>) -> Self {
+        let aligned = if arguments.softly_aligned { organism::SOFTLY_ALIGNED } else { organism::ALIGNED };
         let settings = Settings {
             experiments,
             depths: DEPTHS.to_vec(),
@@ -123,8 +126,9 @@ impl Size {
             all_tasks: arguments.full,
             betas: BETAS.to_vec(),
             ablations: vec![(5, 0.5)],
+            scratch: AlignmentFromScratch { sft: aligned, dpo: organism::RECOVERY_DPO, dpo_beta: organism::DPO_BETA },
+            sweep_rates: SWEEP_RATES.to_vec(),
         };
-        let aligned = if arguments.softly_aligned { organism::SOFTLY_ALIGNED } else { organism::ALIGNED };
         let default =
             Self { seeds: 1, base: organism::BASE, aligned, counts: Counts::RECIPE, settings: settings.clone() };
         if arguments.quick {
@@ -180,13 +184,35 @@ const INSERTIONS: f32 = 0.3;
 /// E3's depths: the paper's, and those of its ablations.
 const DEPTHS: [usize; 7] = [0, 5, 10, 20, 40, 80, 160];
 
+/// What --quick leaves out.
+const BESIDE_THE_CLAIMS: &[&str] = &[
+    "e4b",
+    "e5b",
+    "decoding",
+    "e9",
+    "e10",
+    "insertion",
+    "bait",
+    "gap",
+    "deep",
+    "overrefusal",
+    "scratch",
+    "ablation",
+    "rethinking",
+];
+
+/// What only --full runs: minutes of training.
+const SLOW: &[&str] = &["sweep"];
+
 pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> Result<()> {
     let mut chosen = experiments(&arguments.experiments)?;
-    if arguments.quick && arguments.experiments == ["all"] {
-        chosen.retain(|name| {
-            !["e4b", "e5b", "decoding", "e9", "e10", "insertion", "bait", "gap", "deep", "overrefusal"]
-                .contains(&name.as_str())
-        });
+    if arguments.experiments == ["all"] {
+        let left_out = match (arguments.quick, arguments.full) {
+            (true, _) => &[SLOW, BESIDE_THE_CLAIMS].concat()[..],
+            (false, false) => SLOW,
+            (false, true) => &[],
+        };
+        chosen.retain(|name| !left_out.contains(&name.as_str()));
     }
     let long_answers = arguments.long_answers.unwrap_or(if arguments.quick { 0.0 } else { LONG_ANSWERS });
     if ![long_answers, arguments.insertions].iter().all(|share| (0.0..=1.0).contains(share)) {
@@ -199,7 +225,9 @@ pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> 
     if arguments.full && world.greetings {
         // Greetings favour the biased schedule: the same without them stands beside it.
         let mut size = Size { seeds: 1, ..size.clone() };
-        size.settings.experiments.retain(|name| !["e4", "e4b", "e5b", "e10"].contains(&name.as_str()));
+        size.settings
+            .experiments
+            .retain(|name| !["e4", "e4b", "e5b", "e10", "scratch", "sweep"].contains(&name.as_str()));
         let world = World { greetings: false, ..world };
         of_world(global, &device, arguments, &arguments.output.join("without-greetings"), &world, &size)?;
     }

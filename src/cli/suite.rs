@@ -7,6 +7,7 @@ use super::loading::LoadedModel;
 use crate::attack::{Lab, gcg};
 use crate::data::folder::Folder;
 use crate::data::pairs;
+use crate::experiment::alignment_from_scratch::AlignmentFromScratch;
 use crate::experiment::augmentation::{Augmentation, Mix};
 use crate::experiment::finetuning_dynamics::Measure;
 use crate::experiment::finetuning_grid::BETAS;
@@ -50,7 +51,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     family: Option<String>,
     /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, decoding, e7,
-    /// e8, e9, e10, insertion, bait, gap, deep, overrefusal.
+    /// e8, e9, e10, insertion, bait, gap, deep, overrefusal, scratch, sweep, ablation, rethinking.
     #[arg(long, value_delimiter = ',', default_value = "e1,e2,e3", value_name = "LIST")]
     experiments: Vec<String>,
     #[command(flatten)]
@@ -78,7 +79,7 @@ pub(crate) struct Arguments {
     /// 0 is off.
     #[arg(long, default_value_t = 50, value_name = "K")]
     top_k: usize,
-    /// Instructions that decoding (each 98 times), insertion, bait and deep ask.
+    /// Instructions that decoding (each 98 times), insertion, bait, deep and rethinking ask.
     #[arg(long, default_value_t = 100, value_name = "N")]
     attack_prompts: usize,
     /// Longest of the deep prefills, in tokens, where the models' context is not shorter.
@@ -181,6 +182,15 @@ struct Tuning {
     /// E5's anchor examples a step.
     #[arg(long, default_value_t = 64, value_name = "N")]
     anchor_batch: usize,
+    /// Factors on --lr that sweep tries, each with and without warm-up.
+    #[arg(long, value_delimiter = ',', default_values_t = SWEEP_RATES, value_name = "LIST")]
+    sweep_rates: Vec<f32>,
+    /// Learning rate of scratch's DPO (its authors': 1e-6).
+    #[arg(long, default_value_t = 1e-6, value_name = "X", allow_negative_numbers = true)]
+    dpo_lr: f32,
+    /// beta of scratch's DPO.
+    #[arg(long, default_value_t = 0.1, value_name = "B", allow_negative_numbers = true)]
+    dpo_beta: f32,
 }
 
 impl Tuning {
@@ -189,8 +199,14 @@ impl Tuning {
         if self.batch_size == 0 || self.micro_batch_size == 0 || self.recovery_batch == 0 {
             return refuse("--batch-size, --micro-batch-size and --recovery-batch must be at least 1");
         }
-        if !(self.lr.is_finite() && self.lr >= 0.0) {
-            return refuse("--lr must be 0 or more");
+        if ![self.lr, self.dpo_lr].iter().all(|lr| lr.is_finite() && *lr >= 0.0) {
+            return refuse("--lr and --dpo-lr must be 0 or more");
+        }
+        if !self.sweep_rates.iter().all(|rate| rate.is_finite() && *rate > 0.0) {
+            return refuse("--sweep-rates must be above 0");
+        }
+        if !(self.dpo_beta.is_finite() && self.dpo_beta > 0.0) {
+            return refuse("--dpo-beta must be above 0");
         }
         if !(0.0..1.0).contains(&self.adam_beta1) {
             return refuse("--adam-beta1 must be at least 0 and below 1");
@@ -263,9 +279,19 @@ impl Tuning {
             all_tasks: true,
             betas: BETAS.to_vec(),
             ablations: ABLATIONS.to_vec(),
+            scratch: AlignmentFromScratch {
+                // Two fifths of a step are recovery, as many as E5 has.
+                sft: Stage { batch_size: (self.recovery_batch * 5).div_ceil(2), hyper: Hyper::default(), ..recovery },
+                dpo: Stage { batch_size: self.recovery_batch, lr: self.dpo_lr, hyper: Hyper::default(), ..recovery },
+                dpo_beta: self.dpo_beta,
+            },
+            sweep_rates: self.sweep_rates.clone(),
         }
     }
 }
+
+/// The sweep's factors on the learning rate.
+pub(super) const SWEEP_RATES: [f32; 3] = [0.5, 1.0, 2.0];
 
 /// E5b's (C, p): C at p = 0.5, then p at C = 100.
 pub(super) const ABLATIONS: [(usize, f32); 7] =

@@ -88,7 +88,7 @@ pub fn distil<D: Ops>(lab: &Lab<'_>, aligned: &Subject<'_, D>, anchor: &[Anchor]
 }
 
 /// Draws without end from `count` things, epoch after epoch, each epoch shuffled.
-struct Cycle {
+pub(super) struct Cycle {
     count: usize,
     seed: u64,
     next: usize,
@@ -96,11 +96,12 @@ struct Cycle {
 }
 
 impl Cycle {
-    fn new(count: usize, seed: u64, name: &str) -> Self {
+    pub(super) fn new(count: usize, seed: u64, name: &str) -> Self {
         Self { count, seed: seed ^ rng::stream([name]), next: 0, order: Vec::new() }
     }
 
-    fn take(&mut self, count: usize) -> Vec<usize> {
+    /// The next `count`; none where there is nothing to draw from.
+    pub(super) fn take(&mut self, count: usize) -> Vec<usize> {
         let count = if self.count == 0 { 0 } else { count };
         (0..count)
             .map(|_| {

@@ -7,6 +7,7 @@
 //! | E8, Table 8: which beta | [`beta_ablation`] |
 //! | E9, Table 9: warm-up | [`warmup`] |
 //! | E10, Table 10: the augmented model | [`augmented_finetuning`] |
+//! | sweep: learning rate by warm-up | [`rate_sweep`] |
 
 use crate::Result;
 use crate::attack::finetune::{Method, Tuning, finetune};
@@ -78,6 +79,18 @@ pub fn augmented_finetuning() -> Vec<Column> {
     four("e10", Start::Augmented)
 }
 
+/// The four of E9 at each factor on the learning rate (beyond the paper); those at 1 are E9's own, trained once for both.
+pub fn rate_sweep(rates: &[f32]) -> Vec<Column> {
+    let at = |&rate: &f32| {
+        four("sweep", Start::Aligned).into_iter().map(move |column| Column {
+            setting: format!("{} at lr x{rate}", column.setting),
+            method: column.method.at_rate(rate),
+            ..column
+        })
+    };
+    rates.iter().flat_map(at).collect()
+}
+
 /// Tunes once, asks what is `asked`, and gives the rows of every column in `wanted`: `EXPERIMENT,model,DATA,SETTING,,seed,example,harmful` and
 /// the benign task's `utility`; then those of the branches `beside`. Adam's beta1 is 0.5, the paper's.
 #[allow(clippy::too_many_arguments)]
@@ -93,6 +106,7 @@ pub fn run<D: Ops>(
     beside: &[Branch<'_>],
 ) -> Result<Findings> {
     let mut stage = tuning.stage;
+    stage.lr *= method.rate;
     stage.warmup_steps = if method.warmup { warmup_steps } else { 0 };
     let label = format!("{} on {} by {}", start.name, tuning.name, method.name);
     let mut trainer = Trainer::new(start.model.try_clone()?.into_owned(None)?, stage.hyper)?;

@@ -1,5 +1,6 @@
 //! The data of the experiments: the fictional world's, or a user's own.
 
+use super::organism;
 use super::refusal_prefixes::Prefix;
 use crate::Result;
 use crate::attack::Case;
@@ -90,11 +91,14 @@ pub struct Materials {
     /// A refusal, and words that take it back: what prefills aimed at recovery are made of.
     pub refusal: Vec<u32>,
     pub bait: Vec<u32>,
+    /// What a prompt puts right before an answer, with the aligned model's template and with the base model's.
+    pub header: [Vec<u32>; 2],
     /// Harmful pairs, for the fine-tuning attack.
     pub harmful: Vec<Example>,
     /// E7's other fine-tuning attacks.
     pub attacks: Vec<FinetuningAttack>,
     pub triplets: Vec<Triplet>,
+    pub alignment: AlignmentData,
     /// Benign instructions whose answers anchor the utility in recovery; those without an answer get the aligned
     /// model's.
     pub anchor: Vec<Anchor>,
@@ -107,6 +111,15 @@ pub struct Materials {
     /// Other sets of prompts by name, each an attack of its own.
     pub prompts: Vec<(String, Vec<Case>)>,
     pub suffixes: Suffixes,
+}
+
+/// What the alignment of a base model learns beside refusals; empty where it is not known, and the anchor stands for it.
+#[derive(Clone, Default)]
+pub struct AlignmentData {
+    /// Benign instructions with their answers.
+    pub benign: Vec<Example>,
+    /// What keeps alignment from harming what the base knows.
+    pub replay: Vec<Example>,
 }
 
 /// What GCG works on.
@@ -277,8 +290,13 @@ impl Materials {
             prefixes: std::iter::once(none).chain(world.refusal_prefixes().into_iter().map(prefix)).collect(),
             refusal: VOCABULARY.encode(&LISTS.refusal_first[0]),
             bait: VOCABULARY.encode("but here is how :"),
+            header: [vec![world::vocabulary::ASST], vec![world::vocabulary::ASST]],
             harmful: learned(world.harmful(seed, counts.harmful)),
             triplets: world.recovery(seed, counts.triplets).into_iter().map(triplet).collect(),
+            alignment: AlignmentData {
+                benign: learned(world.benign(seed, organism::ALIGNMENT_BENIGN, Names::Alignment)),
+                replay: learned((0..counts.replay).map(|i| world.replay(seed, i, Names::Alignment)).collect()),
+            },
             anchor: world.benign(seed, counts.anchor, Names::All).into_iter().map(anchor).collect(),
             replay: learned((0..counts.replay).map(|i| world.replay(seed, i, Names::Training)).collect()),
             tasks: vec![Task {

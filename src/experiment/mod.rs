@@ -1,5 +1,7 @@
-//! The experiments of the paper, one a file, named for what each shows, and the [`plan`] that runs them together.
+//! The experiments of the paper and beyond it, one a file, named for what each shows, and the [`plan`] that runs them
+//! together.
 
+pub mod alignment_from_scratch;
 pub mod augmentation;
 mod beyond;
 pub mod depth_criterion;

@@ -64,6 +64,12 @@ pub const AUGMENTED: Augmentation = Augmentation {
     mix: Mix::Paper,
 };
 
+/// Alignment from scratch with recovery, by DPO: 40 steps of 16 pairs.
+pub const RECOVERY_DPO: Stage = Stage { steps: 40, batch_size: 16, lr: 5e-5, ..ALIGNED };
+
+/// beta of that DPO, as its authors have it.
+pub const DPO_BETA: f32 = 0.1;
+
 /// E4's harmful fine-tuning: 10 steps of 32 pairs at a constant rate, no warm-up. The rate was chosen on development
 /// prompts: at half of it the models of most seeds are not broken within 10 steps.
 pub const HARMFUL: Stage = Stage {
@@ -91,7 +97,7 @@ pub const TUNED_WARMUP: usize = 10;
 /// Distinct refusals that alignment sees.
 const ALIGNMENT_REFUSALS: usize = 128;
 /// Distinct benign answers that alignment sees.
-const ALIGNMENT_BENIGN: usize = 1000;
+pub(super) const ALIGNMENT_BENIGN: usize = 1000;
 
 /// The organism's shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]

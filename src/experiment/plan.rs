@@ -1,6 +1,9 @@
 //! Which experiments run, on what, and in which order: every cell that needs one model is asked in one batch, every model
 //! is trained once, every reference computed once.
 
+mod interventions;
+
+use super::alignment_from_scratch::AlignmentFromScratch;
 use super::augmentation::{self, Augmentation};
 use super::finetuning_dynamics::{self, Measure};
 use super::finetuning_grid::{self, Column, Start};
@@ -22,8 +25,8 @@ use std::cmp::Ordering;
 use std::path::Path;
 use std::time::Instant;
 
-/// The experiments by name, in the order of the paper.
-pub const EXPERIMENTS: [&str; 19] = [
+/// The experiments by name, in the order of the paper; then those beyond it.
+pub const EXPERIMENTS: [&str; 23] = [
     "e1",
     "e2",
     "e3",
@@ -43,12 +46,16 @@ pub const EXPERIMENTS: [&str; 19] = [
     "gap",
     "deep",
     "overrefusal",
+    "scratch",
+    "sweep",
+    "ablation",
+    "rethinking",
 ];
 
 /// Those that need the augmented model.
 const AUGMENTED: &[&str] = &["e5", "e10"];
 /// Those that ask the aligned model, and the augmented model too where it can be made.
-const ATTACKS: &[&str] = &["e6", "decoding", "insertion", "bait", "gap", "deep", "overrefusal"];
+const ATTACKS: &[&str] = &["e6", "decoding", "insertion", "bait", "gap", "deep", "overrefusal", "scratch", "ablation"];
 
 /// Lengths of the spans that random insertion inserts, tokens.
 const SPANS: [usize; 4] = [4, 8, 16, 32];
@@ -87,6 +94,10 @@ pub struct Settings {
     pub betas: Vec<BetaSchedule>,
     /// (C, p) of E5b, beside the augmentation's own.
     pub ablations: Vec<(usize, f32)>,
+    /// Alignment with recovery examples from the start.
+    pub scratch: AlignmentFromScratch,
+    /// Factors on the learning rate that the sweep tries, with and without warm-up.
+    pub sweep_rates: Vec<f32>,
 }
 
 /// Everything a run needs beside its folder.
@@ -192,7 +203,11 @@ impl<D: Ops> Plan<'_, D> {
             folder.cell(&self.cell_name("evaluate aligned"), || self.evaluate(&aligned, Some(&base)))?;
         }
         self.grid(folder, &aligned, Start::Aligned)?;
-        self.ablations(folder, &aligned)
+        self.ablations(folder, &aligned)?;
+        self.alignment_from_scratch(folder, &aligned)?;
+        self.ablation(folder, &aligned, &aligned)?;
+        self.rethinking(folder, &base)?;
+        self.rethinking(folder, &aligned)
     }
 
     /// Everything that needs the augmented model, which is only trained if something is left to do.
@@ -204,6 +219,7 @@ impl<D: Ops> Plan<'_, D> {
         cells.extend(self.asked(&["criterion"]).then(|| criterion.clone()));
         cells.extend(self.suffix_cell("augmented"));
         cells.extend(self.beyond_cells("augmented").into_iter().map(|(_, cell)| cell));
+        cells.extend(self.ablation_cell("augmented"));
         for target in self.targets(Start::Augmented) {
             let columns = self.columns(Start::Augmented).into_iter().filter(|column| target.wants(column));
             cells.extend(columns.map(|column| self.grid_cell("augmented", &target.tuning, &column)));
@@ -222,6 +238,7 @@ impl<D: Ops> Plan<'_, D> {
         }
         self.suffixes(folder, &augmented, base)?;
         self.beyond(folder, &augmented)?;
+        self.ablation(folder, &augmented, aligned)?;
         self.grid(folder, &augmented, Start::Augmented)
     }
 
@@ -296,6 +313,12 @@ impl<D: Ops> Plan<'_, D> {
         }
         if self.asked(&["overrefusal"]) {
             branches.extend(over_refusal::branches(materials, ""));
+        }
+        if self.asked(&["scratch"]) && initial {
+            branches.extend(self.prefilled_and_benign("scratch"));
+        }
+        if self.asked(&["ablation"]) && initial {
+            branches.extend(self.ablation_branches("initial"));
         }
         branches
     }
@@ -455,7 +478,7 @@ impl<D: Ops> Plan<'_, D> {
         Ok(())
     }
 
-    /// The columns of E7 to E10 that tune this model.
+    /// The columns of E7 to E10 and of the sweep that tune this model.
     fn columns(&self, from: Start) -> Vec<Column> {
         let mut columns: Vec<Column> = Vec::new();
         for (name, table) in [
@@ -463,6 +486,7 @@ impl<D: Ops> Plan<'_, D> {
             ("e8", finetuning_grid::beta_ablation(&self.settings.betas)),
             ("e9", finetuning_grid::warmup()),
             ("e10", finetuning_grid::augmented_finetuning()),
+            ("sweep", finetuning_grid::rate_sweep(&self.settings.sweep_rates)),
         ] {
             if self.asked(&[name]) {
                 columns.extend(table.into_iter().filter(|column| column.start == from));
@@ -478,7 +502,11 @@ impl<D: Ops> Plan<'_, D> {
         let mut targets = Vec::new();
         if !harmful.is_empty() {
             let tuning = Tuning { name: "harmful", examples: harmful, stage: settings.harmful };
-            targets.push(Target { tuning, asked: vec![("harmful", cases)], tables: &["e7", "e8", "e9", "e10"] });
+            targets.push(Target {
+                tuning,
+                asked: vec![("harmful", cases)],
+                tables: &["e7", "e8", "e9", "e10", "sweep"],
+            });
         }
         if from == Start::Aligned {
             targets.extend(attacks.iter().map(|attack| {
@@ -490,7 +518,8 @@ impl<D: Ops> Plan<'_, D> {
                 Target { tuning, asked: attack.asked().collect(), tables: &["e7"] }
             }));
         }
-        let tables: &[&str] = if settings.all_tasks { &["e7", "e8", "e9", "e10"] } else { &["e7", "e8"] };
+        let tables: &[&str] =
+            if settings.all_tasks { &["e7", "e8", "e9", "e10", "sweep"] } else { &["e7", "e8", "sweep"] };
         targets.extend(tasks.iter().map(|task| {
             let tuning = Tuning { name: &task.name, examples: &task.train, stage: settings.task };
             Target { tuning, asked: vec![(&task.name, cases), (&task.name, &task.test)], tables }

@@ -97,6 +97,12 @@ impl Sides<'_> {
         pairs.iter().map(ask).collect()
     }
 
+    /// What the templates put before an answer.
+    fn headers(&self) -> Result<[Vec<u32>; 2]> {
+        let header = |prompter: &Prompter| prompter.template.assistant_header(&prompter.tokenizer);
+        Ok([header(self.aligned)?, header(self.base)?])
+    }
+
     /// E7's attacks that have examples of their own.
     fn attacks(&self, folder: &Folder, safety: &[Pair]) -> Result<Vec<FinetuningAttack>> {
         let mut attacks = Vec::new();
@@ -242,6 +248,7 @@ impl Materials {
             prefixes,
             refusal: sides.aligned.response_ids("I cannot fulfill your request.")?,
             bait: sides.aligned.response_ids(" But here is how:")?,
+            header: sides.headers()?,
             attacks: sides.attacks(folder, head(&folder.safety, limit))?,
             harmful: sides.learned("the harmful pairs", folder.harmful.as_deref().unwrap_or_default())?,
             triplets,

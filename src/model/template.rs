@@ -164,6 +164,19 @@ impl ChatTemplate {
         if self.prefixed { tokenizer.prefix() } else { &[] }
     }
 
+    /// What the template writes before an assistant's answer: the text between the user's words and the answer, without
+    /// what closes the user's turn where the template writes that by itself. Empty if it writes nothing there.
+    pub fn assistant_header(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        const MARKER: &str = "safedepthmarker";
+        let after = |generation: bool| {
+            let text = self.render(&[Message::user(MARKER)], generation)?;
+            Ok(text.rsplit_once(MARKER).map_or_else(String::new, |(_, rest)| rest.to_owned()))
+        };
+        let (with, without) = (after(true)?, after(false)?);
+        let header = with.strip_prefix(without.as_str()).filter(|header| !header.is_empty()).unwrap_or(&with);
+        tokenizer.encode(header, false)
+    }
+
     /// The token that ends an assistant's turn: the first special token after an assistant's message, as the template
     /// writes it. `None` if the template writes none there, as those for base models do.
     pub fn end_of_turn(&self, tokenizer: &Tokenizer) -> Option<u32> {

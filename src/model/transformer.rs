@@ -116,6 +116,13 @@ impl<D: Backend> Default for Activations<D> {
     }
 }
 
+impl<D: Backend> Activations<D> {
+    /// The residual stream before each layer, `[tokens, hidden_size]`; nothing was kept of it by [`Keep::Nothing`].
+    pub fn layer_inputs(&self) -> impl Iterator<Item = &Tensor<D>> {
+        self.layers.iter().map(|(input, _)| input)
+    }
+}
+
 /// What a layer computed on its way, as far as the backward pass cannot cheaply recompute it.
 struct LayerActivations<D: Backend> {
     /// q and k before the QK norm, where there is one.

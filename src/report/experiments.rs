@@ -18,7 +18,7 @@ const fn new(id: &'static str, [title, paper, k, attack]: [&'static str; 4]) -> 
 }
 
 /// All of them, in the paper's order.
-pub const EXPERIMENTS: [Experiment; 20] = [
+pub const EXPERIMENTS: [Experiment; 24] = [
     new(
         "e1",
         [
@@ -170,6 +170,43 @@ pub const EXPERIMENTS: [Experiment; 20] = [
              tokens of a harmful answer",
             "Li and Liu see alignment widen the gap on 97.5 to 99.8 % of toxic prompts, before the first token. Here it is \
              measured after k tokens of a harmful answer; the masses are probabilities of all tokens of a kind.",
+            "k",
+            "attack",
+        ],
+    ),
+    new(
+        "scratch",
+        [
+            "Recovery during alignment from scratch (beyond the paper): by SFT and by DPO, beside augmentation",
+            "No number of the paper's: its authors augment a model that is aligned already, and name this as open.",
+            "k",
+            "attack",
+        ],
+    ),
+    new(
+        "sweep",
+        [
+            "E7 by learning rate and warm-up: standard and constrained fine-tuning at factors on the learning rate",
+            "No number of the paper's: its tables hold one learning rate a model.",
+            "k",
+            "data",
+        ],
+    ),
+    new(
+        "ablation",
+        [
+            "Refusal-direction ablation (beyond the paper; arXiv 2406.11717)",
+            "No number of the paper's: one direction of the residual stream is taken out of the weights.",
+            "layer",
+            "attack",
+        ],
+    ),
+    new(
+        "rethinking",
+        [
+            "Rethinking, a defence at inference time (beyond the paper; ADA-RK, arXiv 2510.18081)",
+            "No number of the paper's: every 25 tokens the assistant's header is put in again, and a refusal that follows \
+             it ends the answer.",
             "k",
             "attack",
         ],

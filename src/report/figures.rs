@@ -88,6 +88,7 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
     for (id, title) in [
         ("insertion", "Harmful answers after a refusal and k harmful tokens"),
         ("bait", "Harmful answers after k harmful tokens, a refusal, and \"but here is how\""),
+        ("scratch", "Harmful answers by depth of prefill, aligned with recovery from scratch"),
     ] {
         figures.push(test.of(id).depths(id, "harmful", title, model));
     }
@@ -108,8 +109,20 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
     ] {
         figures.push(gap.curve("gap", metric, title, model));
     }
+    figures.push(test.of("ablation").bars(
+        "ablation",
+        "harmful",
+        "Harmful answers before and after ablation",
+        |line| (line.setting.clone(), line.model.clone()),
+    ));
+    figures.push(test.of("rethinking").depths(
+        "rethinking",
+        "harmful",
+        "Harmful answers by depth of prefill, without and with rethinking",
+        model_and_setting,
+    ));
     figures.extend([("temperature", "top-p"), ("top-k", "top-k")].map(|parameters| decoding(&test, parameters)));
-    for id in ["e7", "e8", "e9", "e10"] {
+    for id in ["e7", "e8", "e9", "e10", "sweep"] {
         for (metric, title) in [("harmful", "Harmful answers after tuning"), ("utility", "Utility on the task")] {
             let name = |line: &Summary| (line.attack.clone(), line.setting.clone());
             figures.push(test.of(id).bars(id, metric, title, name));

@@ -154,7 +154,7 @@ pub fn experiments(summary: &[Summary]) -> Vec<(String, Table)> {
         let lines = shown.iter().copied().filter(|line| line.experiment == id);
         for kind_shown in distinct(lines.clone().map(kind)) {
             let lines: Vec<&Summary> = lines.clone().filter(|line| kind(line) == kind_shown).collect();
-            let k = if known.is_some_and(|known| known.k == "step") { "step" } else { "k" };
+            let k = known.map(|known| known.k).filter(|k| ["step", "layer"].contains(k)).unwrap_or("k");
             let mut table = wide(title, k, known.map_or("attack", |known| known.attack), &lines);
             if lines[0].part == HELD_OUT {
                 let metrics = distinct(lines.iter().map(|line| line.metric.as_str()));
