@@ -20,7 +20,10 @@ fn all_logits(model: &Transformer<Cpu>, tokens: &[u32]) -> Vec<Vec<f64>> {
     let rows: Vec<u32> = (0..tokens.len() as u32).collect();
     let normed = model.final_norm(&hidden, &device.indices(&rows).unwrap(), rows.len()).unwrap();
     let logits = model.logits(&normed).unwrap().to_vec(device).unwrap();
-    logits.chunks_exact(model.config.vocab_size).map(support::widen).collect()
+    logits
+        .chunks_exact(model.config.vocab_size)
+        .map(|row| row.iter().map(|&logit| f64::from(logit)).collect())
+        .collect()
 }
 
 #[test]

@@ -11,9 +11,9 @@ use safedepth::model::transformer::KvCache;
 use safedepth::model::{Config, Parameters, Transformer};
 use safedepth::ops::attention::{PAGE, Paged};
 use safedepth::ops::sampling::{SamplingParams, apply_filters};
+use safedepth::selftest::golden::Golden;
 use std::path::PathBuf;
 use support::Random;
-use support::golden::Golden;
 
 fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
@@ -36,7 +36,7 @@ fn greedy_equals_transformers() {
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
         for name in ["llama", "llama3", "mistral", "qwen2", "qwen3", "gemma", "gemma2"] {
             let model = Transformer::load(Cpu::with_isa(isa), &folder(name), None).unwrap();
-            let golden = Golden::open(&folder(name).join("golden.safetensors"));
+            let golden = Golden::open(&folder(name).join("golden.safetensors")).unwrap();
             let requests: Vec<Request> =
                 (0..2).map(|i| request(i, golden.ids(&format!("seq{i}.input_ids")), SamplingParams::GREEDY)).collect();
             let (completions, _) = run(&model, Engine::default(), &requests);

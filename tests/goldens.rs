@@ -2,17 +2,15 @@
 //!
 //! The files are made by `tests/goldens/make_goldens.py`, which says what each tensor is.
 
-mod support;
-
 use safedepth::device::cpu::Isa;
 use safedepth::device::{Backend, Cpu, DType, Tensor};
 use safedepth::model::transformer::{Batch, Keep};
 use safedepth::model::{Config, Transformer};
 use safedepth::ops::adamw::{AdamW, AdamWStep};
+use safedepth::selftest::golden::{self, Golden};
 use safedepth::train::trainer::Group;
 use safedepth::train::{BetaSchedule, Example, Hyper, Objective, Trainer};
 use std::path::PathBuf;
-use support::golden::Golden;
 
 const ARCHITECTURES: [&str; 7] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "gemma", "gemma2"];
 
@@ -42,38 +40,12 @@ fn relative(a: &[f32], b: &[f32]) -> f64 {
     difference / norm(&mut b.iter().map(|&b| f64::from(b))).max(1e-30)
 }
 
-/// Logits of both sequences in one ragged batch.
-fn logits(model: &Transformer<Cpu>, golden: &Golden) -> [Vec<f32>; 2] {
-    let sequences = [golden.ids("seq0.input_ids"), golden.ids("seq1.input_ids")];
-    let batch = Batch::new(&model.device, &[&sequences[0], &sequences[1]]).unwrap();
-    let (hidden, _) = model.forward(&batch, Keep::Nothing).unwrap();
-    let rows: Vec<u32> = (0..batch.tokens as u32).collect();
-    let normed = model.final_norm(&hidden, &rows, rows.len()).unwrap();
-    let mut all = model.logits(&normed).unwrap().to_vec(&model.device).unwrap();
-    let second = all.split_off(sequences[0].len() * model.config.vocab_size);
-    [all, second]
+fn open(name: &str) -> Golden {
+    Golden::open(&folder(name).join("golden.safetensors")).unwrap()
 }
 
-/// The golden's two sequences as training examples: its labels are a suffix of each.
-fn examples(golden: &Golden) -> Vec<Example> {
-    (0..2)
-        .map(|i| {
-            let mut tokens = golden.ids(&format!("seq{i}.input_ids"));
-            let labels = golden.labels(&format!("seq{i}.labels"));
-            let first = labels.iter().position(|&label| label >= 0).expect("some labels");
-            // Labels are shifted: label t is predicted from position t, so the last one is a token of its own.
-            let last = labels.iter().rposition(|&label| label >= 0).expect("some labels");
-            assert!(labels[first..=last].iter().all(|&label| label >= 0), "labels are contiguous");
-            for t in first..=last {
-                if t + 1 < tokens.len() {
-                    assert_eq!(tokens[t + 1] as i64, labels[t], "labels are the shifted ids");
-                } else {
-                    tokens.push(labels[t] as u32);
-                }
-            }
-            Example { tokens, first_label: first + 1, first_position: 1 }.truncate(last + 2)
-        })
-        .collect()
+fn logits(model: &Transformer<Cpu>, golden: &Golden) -> [Vec<f32>; 2] {
+    golden::logits(model, golden).unwrap()
 }
 
 #[test]
@@ -81,8 +53,7 @@ fn logits_equal_pytorch() {
     for device in devices() {
         for name in ARCHITECTURES.into_iter().chain(["llama_sharded", "llama_bf16", "llama_f16"]) {
             // The shards hold the llama's weights.
-            let golden = folder(if name == "llama_sharded" { "llama" } else { name }).join("golden.safetensors");
-            let golden = Golden::open(&golden);
+            let golden = open(if name == "llama_sharded" { "llama" } else { name });
             let ours = logits(&load(&device, name), &golden);
             for (i, ours) in ours.iter().enumerate() {
                 let difference = max_difference(ours, &golden.f32(&format!("seq{i}.logits")));
@@ -97,10 +68,10 @@ fn gradients_equal_pytorch() {
     for device in devices() {
         for name in ARCHITECTURES {
             for recompute in [false, true] {
-                let golden = Golden::open(&folder(name).join("golden.safetensors"));
+                let golden = open(name);
                 let model = load(&device, name).into_owned(None).unwrap();
                 let mut trainer = Trainer::new(model, Hyper { recompute, ..Hyper::default() }).unwrap();
-                let examples = examples(&golden);
+                let examples = golden.examples();
                 let all: Vec<&Example> = examples.iter().collect();
                 let labels: usize = examples.iter().map(Example::labels).sum();
                 let loss = trainer.accumulate(&all, &[], Objective::Sft, 1.0 / labels as f32).unwrap();
@@ -126,9 +97,9 @@ fn input_embedding_gradients_equal_pytorch() {
     use safedepth::ops::linear_ce::{CeOutput, LinearCe};
     let device = Cpu::new();
     for name in ARCHITECTURES {
-        let golden = Golden::open(&folder(name).join("golden.safetensors"));
+        let golden = open(name);
         let model = load(&device, name);
-        let examples = examples(&golden);
+        let examples = golden.examples();
         let all: Vec<&Example> = examples.iter().collect();
         let batch = safedepth::train::TrainBatch::new(&device, &all).unwrap();
         let count = batch.labels_len();
@@ -163,12 +134,12 @@ fn input_embedding_gradients_equal_pytorch() {
 fn three_adamw_steps_equal_pytorch() {
     let device = Cpu::new();
     for name in ARCHITECTURES {
-        let golden = Golden::open(&folder(name).join("golden.safetensors"));
+        let golden = open(name);
         let start = load(&device, name);
         let model = load(&device, name).into_owned(None).unwrap();
         let hyper = Hyper { weight_decay: 0.01, ..Hyper::default() };
         let mut trainer = Trainer::new(model, hyper).unwrap();
-        let examples = examples(&golden);
+        let examples = golden.examples();
         for _ in 0..3 {
             let group = Group { examples: examples.iter().collect(), reference: Vec::new(), weight: 1.0 };
             // One example at a time: accumulation must not change the result.
@@ -192,7 +163,7 @@ fn three_adamw_steps_equal_pytorch() {
 #[test]
 fn adamw_equals_pytorch_given_its_gradients() {
     let device = Cpu::new();
-    let golden = Golden::open(&folder("llama").join("golden.safetensors"));
+    let golden = open("llama");
     let config = Config::load(&folder("llama")).unwrap();
     let model = load(&device, "llama").into_owned(None).unwrap();
     let gradient = |step: u32, name: &str| golden.f32(&format!("adamw.step{step}.grad.{name}"));
@@ -233,10 +204,10 @@ fn adamw_equals_pytorch_given_its_gradients() {
 #[test]
 fn constrained_objective_equals_pytorch_in_f64() {
     for device in devices() {
-        let golden = Golden::open(&folder("llama").join("golden.safetensors"));
+        let golden = open("llama");
         let model = load(&device, "llama").into_owned(None).unwrap();
         let mut trainer = Trainer::new(model, Hyper::default()).unwrap();
-        let examples = examples(&golden);
+        let examples = golden.examples();
         let all: Vec<&Example> = examples.iter().collect();
         let labels: usize = examples.iter().map(Example::labels).sum();
         let objective = Objective::Constrained { betas: BetaSchedule::Paper, floor: 0.0 };
@@ -256,7 +227,7 @@ fn constrained_objective_equals_pytorch_in_f64() {
 fn kl_equals_pytorch_in_f64() {
     use safedepth::ops::linear_kl::{KlSide, LinearKl};
     for device in devices() {
-        let golden = Golden::open(&folder("llama").join("golden.safetensors"));
+        let golden = open("llama");
         let (p, q) = (load(&device, "llama"), load(&device, "llama_perturbed"));
         for (i, expected) in ["kl.seq0", "kl.seq1"].into_iter().enumerate() {
             let ids = golden.ids(&format!("seq{i}.input_ids"));
@@ -281,7 +252,7 @@ fn kl_equals_pytorch_in_f64() {
 fn batched_rows_equal_single_sequences_bit_for_bit() {
     for device in devices() {
         for name in ARCHITECTURES {
-            let golden = Golden::open(&folder(name).join("golden.safetensors"));
+            let golden = open(name);
             let model = load(&device, name);
             let together = logits(&model, &golden);
             for (i, together) in together.iter().enumerate() {

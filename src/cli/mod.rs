@@ -15,13 +15,15 @@ mod merge;
 mod prompts;
 mod report;
 mod score;
+mod selftest;
 mod suite;
 mod synth;
 mod train;
 
-use crate::device::Backend;
+use crate::device::{Backend, Cpu};
 use crate::ops::Ops;
 use crate::run::{Console, Manifest};
+use crate::selftest::TestDevice;
 use crate::{Error, Result};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -110,6 +112,7 @@ enum Command {
     Synth(synth::Arguments),
     Info(info::Arguments),
     Bench(bench::Arguments),
+    Selftest(selftest::Arguments),
 }
 
 impl Global {
@@ -194,6 +197,12 @@ fn run(Cli { global, command }: Cli) -> Result<()> {
             Command::Compare(arguments) => compare::run(&global, &arguments),
             Command::Synth(arguments) => synth::run(&global, &arguments),
             Command::Info(arguments) => info::run(&global, &place.open(&global)?.describe(), &arguments),
+            Command::Selftest(arguments) => match place.open(&global)? {
+                // A CPU's instruction sets each have code of their own.
+                device::Device::Cpu(_) if global.isa == "auto" => selftest::run(&global, &Cpu::all(), &arguments),
+                device::Device::Cpu(cpu) => selftest::run(&global, &[cpu], &arguments),
+                device::Device::Cuda(cuda) => selftest::run(&global, &[cuda], &arguments),
+            },
             command => match place.open(&global)? {
                 device::Device::Cpu(cpu) => compute(&global, cpu, command),
                 device::Device::Cuda(cuda) => compute(&global, cuda, command),

@@ -1,52 +1,30 @@
-//! The devices that numeric tests run on. A test is a function generic over [`TestDevice`]; [`on_every_device`] makes a
-//! `#[test]` of it for each device, so that every device answers to the same laws.
+//! The laws of [`safedepth::selftest`] as tests: [`on_every_device`] makes a `#[test]` of each for each device.
 //!
 //! A GPU's tests run on the emulator: the dynamic loader reads its search path when a program starts, so one ordinary
 //! test, `cuda::on_the_emulator`, runs this test binary again as a child with the tests that are ignored otherwise. On a
 //! machine with a GPU, `cargo test --release -- --ignored cuda::` runs them there.
 
-use super::available;
-use safedepth::device::{Cpu, Cuda, DType, cuda};
-use safedepth::ops::Ops;
+use safedepth::device::cuda;
+use safedepth::selftest::{Effort, TestDevice, Trial};
 use std::process::Command;
-
-/// A device under test.
-pub trait TestDevice: Ops {
-    /// Each variant of the device that this machine has.
-    fn all() -> Vec<Self>;
-
-    /// Unit roundoff of products with weights of this dtype: what one factor may be off by, relatively.
-    fn roundoff(&self, weights: DType) -> f64;
-}
-
-impl TestDevice for Cpu {
-    /// One a instruction set.
-    fn all() -> Vec<Self> {
-        available().map(Cpu::with_isa).collect()
-    }
-
-    fn roundoff(&self, _weights: DType) -> f64 {
-        // Weights are widened, products made in f32.
-        f64::from(f32::EPSILON)
-    }
-}
-
-impl TestDevice for Cuda {
-    fn all() -> Vec<Self> {
-        vec![Cuda::new(0).unwrap_or_else(|error| panic!("{error}"))]
-    }
-
-    fn roundoff(&self, weights: DType) -> f64 {
-        match weights {
-            // Tensor cores take both factors in bf16: 8 bits.
-            DType::BF16 => 1.0 / 256.0,
-            DType::F32 | DType::F16 => f64::from(f32::EPSILON),
-        }
-    }
-}
 
 /// Set for the tests that run on the emulator: it takes a thousand times a GPU's time, so there are fewer cases.
 pub const EMULATED: &str = "SAFEDEPTH_TEST_EMULATED";
+
+/// Holds every variant of a device to a law.
+pub fn hold<D: TestDevice>(op: &str, name: &str) {
+    let all = D::laws();
+    let law = all.iter().find(|law| law.op == op && law.name == name).unwrap_or_else(|| panic!("no law {op} {name}"));
+    let divisor = if std::env::var_os(EMULATED).is_some() { 8 } else { 1 };
+    (law.check)(&Trial::new(D::all(), Effort { divisor, ..Effort::default() }));
+}
+
+/// The tests of a file are all of its laws.
+pub fn none_is_missing<D: TestDevice>(op: &str, tests: &[&str]) {
+    let mut names: Vec<&str> = D::laws().iter().filter(|law| law.op == op).map(|law| law.name).collect();
+    names.retain(|name| !tests.contains(name));
+    assert!(names.is_empty(), "laws of {op} without a test: {names:?}");
+}
 
 /// Runs the ignored tests of module `module` of this binary on the emulator. A fault that it reports is a failure.
 pub fn on_the_emulator(module: &str) {
@@ -64,16 +42,35 @@ pub fn on_the_emulator(module: &str) {
     assert_eq!(code, 0, "tests failed on the emulator");
 }
 
-/// Makes tests of generic functions `fn name<D: TestDevice>()`.
+/// Makes tests of an operation's laws: of those that all devices answer to, and after a semicolon of the CPU's own.
 #[macro_export]
 macro_rules! on_every_device {
-    ($($name:ident),+ $(,)?) => {
+    ($op:literal: $($name:ident),+ $(; $($own:ident),+)? $(,)?) => {
         mod cpu {
-            $(#[test] fn $name() { super::$name::<safedepth::device::Cpu>() })+
+            $(#[test] fn $name() { super::support::device::hold::<safedepth::device::Cpu>($op, stringify!($name)) })+
         }
+        $($(#[test] fn $own() { support::device::hold::<safedepth::device::Cpu>($op, stringify!($own)) })+)?
+        on_cuda!($op: $($name),+);
+        #[test]
+        fn no_law_is_missing() {
+            let tests = [$(stringify!($name),)+ $($(stringify!($own)),+)?];
+            support::device::none_is_missing::<safedepth::device::Cpu>($op, &tests);
+        }
+    };
+}
+
+/// Makes tests of the laws that GPUs answer to.
+#[macro_export]
+macro_rules! on_cuda {
+    ($op:literal: $($name:ident),+ $(,)?) => {
         mod cuda {
             #[test] fn on_the_emulator() { super::support::device::on_the_emulator(module_path!()) }
-            $(#[test] #[ignore = "needs a GPU or the emulator"] fn $name() { super::$name::<safedepth::device::Cuda>() })+
+            #[test] fn no_law_is_missing() {
+                super::support::device::none_is_missing::<safedepth::device::Cuda>($op, &[$(stringify!($name)),+]);
+            }
+            $(#[test] #[ignore = "needs a GPU or the emulator"] fn $name() {
+                super::support::device::hold::<safedepth::device::Cuda>($op, stringify!($name))
+            })+
         }
     };
 }

@@ -84,3 +84,12 @@ fn bank_conflicts_and_sectors_are_counted() {
     assert_eq!(counts.sectors - counts.sectors_least, 28, "the store spreads 128 bytes over 32 sectors");
     assert_eq!((counts.global_read, counts.global_written), (4096, 128));
 }
+
+#[test]
+fn an_fma_is_two_flop_of_each_active_lane() {
+    let mut bench = Bench::new("saxpy", 0);
+    let (x, y) = (bench.floats(&[1.0; 100]), bench.floats(&[2.0; 100]));
+    let arguments = [Arg::Int(100), Arg::Float(3.0), Arg::Pointer(x), Arg::Pointer(y)];
+    let counts = bench.clean("saxpy", [2, 1, 1], 64, 0, &arguments).counts;
+    assert_eq!((counts.flop, counts.mma), (200, 0), "28 of the 128 threads have no element");
+}

@@ -80,7 +80,7 @@ fn counts_are_written_for_each_launch() {
     let text = std::fs::read_to_string(&path).expect("the counts");
     let _ = std::fs::remove_file(&path);
     assert_eq!(text.lines().count(), 2);
-    assert!(text.lines().all(|line| line.starts_with("flash_128,") && line.split(',').count() == 10), "{text}");
+    assert!(text.lines().all(|line| line.starts_with("flash_128,") && line.split(',').count() == 14), "{text}");
 }
 
 #[test]

@@ -273,7 +273,11 @@ pub unsafe extern "C" fn cublasLtMatmul(
     let outcome =
         multiply(&memory, description, (alpha, beta), [(a, a_layout), (b, b_layout), (c, c_layout), (d, d_layout)]);
     match outcome {
-        Ok(()) => SUCCESS,
+        Ok(()) => {
+            let depth = if description.transpose[0] { a_layout.rows } else { a_layout.columns };
+            state.multiplied(2 * depth * d_layout.rows * d_layout.columns * d_layout.batch.max(1) as u64);
+            SUCCESS
+        }
         Err((status, None)) => status,
         Err((status, Some((kind, text)))) => {
             state.report(kind, &text);

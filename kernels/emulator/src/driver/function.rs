@@ -67,7 +67,7 @@ impl State {
             eprintln!("safedepth-emulator: {refusal}");
             if matches!(refusal, Refusal::NoSuchKernel(_)) { Code::NOT_FOUND } else { Code::INVALID_VALUE }
         })?;
-        self.finish(&name, &outcome.reports, &outcome.counts);
+        self.finish(&name, shape, &outcome.reports, &outcome.counts);
         Ok(())
     }
 }

@@ -65,6 +65,7 @@ impl State {
     fn copy(&mut self, call: &str, to: u64, from: u64, bytes: usize) -> Result<(), Code> {
         self.check(call, from, bytes)?;
         self.check(call, to, bytes)?;
+        self.copied(bytes);
         let memory = &self.device.memory;
         if let (Some((source, from)), Some((target, to))) = (memory.find(from), memory.find(to)) {
             let mut data = vec![0; bytes];
@@ -84,6 +85,7 @@ impl State {
     }
 
     fn fill(&mut self, call: &str, to: u64, pattern: &[u8], count: usize) -> Result<(), Code> {
+        self.copied(pattern.len() * count);
         self.upload(call, to, &pattern.repeat(count))
     }
 }

@@ -12,13 +12,18 @@ mod settings;
 pub use errors::Code;
 pub use settings::{Faults, Inject, Options};
 
-use crate::device::Device;
+use crate::device::{Device, Shape};
 use crate::module::Loaded;
 use crate::race::report::{Kind, Report};
 use crate::vm::Counts;
 use std::collections::HashMap;
 use std::io::Write;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+
+/// Bytes of a copy on the device in an emulated nanosecond: 16 a lane of a warp.
+const COPIED: u64 = 512;
+/// FLOP of a cuBLASLt product in an emulated nanosecond: those of an mma of m16n8k16.
+const MULTIPLIED: u64 = 2 * 16 * 8 * 16;
 
 /// A kernel handed to the program.
 pub struct Function {
@@ -39,7 +44,7 @@ pub struct State {
     /// Pinned host memory by address.
     pub host: HashMap<usize, Vec<u128>>,
     pub next_handle: usize,
-    /// Warp-instructions run so far: the emulated clock, at one a nanosecond.
+    /// The emulated clock in nanoseconds: one a warp-instruction, [`COPIED`] bytes or [`MULTIPLIED`] FLOP of a product.
     pub clock: u64,
     launches: u64,
     /// The error of a fault, returned from every later call that touches the device.
@@ -89,13 +94,23 @@ impl State {
         self.fault.map_or(Ok(()), Err)
     }
 
+    /// The clock moves by the time that copying or filling `bytes` takes.
+    pub fn copied(&mut self, bytes: usize) {
+        self.clock += (bytes as u64).div_ceil(COPIED);
+    }
+
+    /// The clock moves by the time that a product of so many FLOP takes.
+    pub fn multiplied(&mut self, flop: u64) {
+        self.clock += flop.div_ceil(MULTIPLIED);
+    }
+
     /// Accounts for a finished launch: prints and records its reports.
-    pub fn finish(&mut self, kernel: &str, reports: &[Report], counts: &Counts) {
+    pub fn finish(&mut self, kernel: &str, shape: Shape, reports: &[Report], counts: &Counts) {
         self.launches += 1;
         self.clock += counts.instructions;
         if let Some(path) = &self.options.counts {
             let line = format!(
-                "{kernel},{},{},{},{},{},{},{},{},{}\n",
+                "{kernel},{},{},{},{},{},{},{},{},{},{},{},{},{}\n",
                 counts.instructions,
                 counts.mma,
                 counts.barriers,
@@ -104,7 +119,11 @@ impl State {
                 counts.sectors,
                 counts.sectors_least,
                 counts.shared_passes,
-                counts.shared_passes_least
+                counts.shared_passes_least,
+                counts.flop,
+                shape.grid.iter().map(|&n| u64::from(n)).product::<u64>(),
+                shape.block.iter().product::<u32>(),
+                shape.dynamic_shared
             );
             append(path, &line);
         }

@@ -505,6 +505,47 @@ pub enum Op {
     Trap,
 }
 
+impl Op {
+    /// Floating-point operations of a lane, mma left out: an FMA is two, a special function one, a pair of halves twice
+    /// those of one.
+    pub fn flop(&self) -> u8 {
+        let halves = |half: &Half| 1 + u8::from(half.pair);
+        match self {
+            Op::Word1(
+                Word1::Exp2
+                | Word1::Log2
+                | Word1::Recip
+                | Word1::RecipApprox
+                | Word1::RecipSqrt
+                | Word1::Sqrt
+                | Word1::SqrtApprox
+                | Word1::Sin
+                | Word1::Cos
+                | Word1::Tanh,
+                ..,
+            )
+            | Op::Word2(
+                Word2::AddF
+                | Word2::SubF
+                | Word2::MulF
+                | Word2::DivF
+                | Word2::DivApprox
+                | Word2::AddRounded(_)
+                | Word2::MulRounded(_),
+                ..,
+            )
+            | Op::Double1(Double1::Sqrt | Double1::Recip, ..)
+            | Op::Double2(Double2::AddF | Double2::SubF | Double2::MulF | Double2::DivF, ..) => 1,
+            Op::Word1(Word1::Exp2H2 | Word1::TanhH2 { .. }, ..)
+            | Op::Word3(Word3::Fma | Word3::FmaRounded(_), ..)
+            | Op::Double3(Double3::Fma, ..) => 2,
+            Op::Word2(Word2::Half(HalfOp::Add | HalfOp::Sub | HalfOp::Mul, half), ..) => halves(half),
+            Op::Word3(Word3::HalfFma(half), ..) => 2 * halves(half),
+            _ => 0,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     Use,

@@ -16,6 +16,8 @@ pub struct Step {
     pub op: Op,
     pub guard: Slot,
     pub negated: bool,
+    /// Floating-point operations of a lane.
+    pub flop: u8,
     /// Set where it touches a watched register.
     pub watch: Option<Box<Watch>>,
     pub line: u32,
@@ -289,7 +291,7 @@ pub fn compact(mut kernel: Kernel) -> Program {
         let guard = if instruction.guard == NONE { NONE } else { slots[instruction.guard as usize] };
         let Instruction { mut op, negated, line, location, .. } = instruction;
         let watch = Watch::new(&mut op, guard, &watched).map(Box::new);
-        Step { op, guard, negated, watch, line, location }
+        Step { flop: op.flop(), op, guard, negated, watch, line, location }
     });
     let steps = steps.collect();
     Program {

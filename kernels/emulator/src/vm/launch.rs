@@ -37,6 +37,8 @@ pub struct Counts {
     /// Warp-instructions.
     pub instructions: u64,
     pub mma: u64,
+    /// Floating-point operations outside of mma, as [`crate::ptx::op::Op::flop`] counts them.
+    pub flop: u64,
     pub barriers: u64,
     /// Bytes asked for in global memory.
     pub global_read: u64,
@@ -53,6 +55,7 @@ impl Counts {
     pub fn add(&mut self, other: &Self) {
         self.instructions += other.instructions;
         self.mma += other.mma;
+        self.flop += other.flop;
         self.barriers += other.barriers;
         self.global_read += other.global_read;
         self.global_written += other.global_written;

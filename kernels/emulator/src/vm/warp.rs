@@ -269,6 +269,7 @@ fn stretch(warp: &mut Warp, context: &mut Context, group: usize, left: &mut u64)
             let p = warp.predicates[step.guard as usize];
             active &= if step.negated { !p } else { p };
         }
+        context.counts.flop += u64::from(step.flop) * u64::from(active.count_ones());
         if let Some(watch) = &step.watch {
             warp.watch_before(context, watch, pc, mask, active);
         }

@@ -1,6 +1,6 @@
 //! Causal attention and its gradients in f64: one loop over sequences, heads, queries and keys, scores built whole.
 
-use safedepth::ops::attention::AttentionParams;
+use crate::ops::attention::AttentionParams;
 
 /// Outputs of [`forward`].
 pub struct Forward {

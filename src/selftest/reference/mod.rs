@@ -1,5 +1,10 @@
 //! Plain loops in f64: what every operation must agree with.
 
+pub mod attention;
+pub mod linear_ce;
+pub mod linear_kl;
+pub mod sampling;
+
 /// `c[m, n] = sum_k a(i, p) b(p, j)`.
 pub fn product(
     m: usize,

@@ -1,7 +1,7 @@
 //! Cross-entropy over a linear unembedding in f64, and its gradients, with all logits in memory.
 
-use super::reference_attention::Gradient;
-use safedepth::ops::linear_ce::IGNORE;
+use super::attention::Gradient;
+use crate::ops::linear_ce::IGNORE;
 
 /// Logits of some tokens, `[tokens, vocab]`.
 pub struct Logits {

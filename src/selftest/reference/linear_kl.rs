@@ -1,7 +1,7 @@
 //! KL divergence of two models' next-token distributions in f64, straight from its definition, and its gradients.
 
-use super::reference_attention::Gradient;
-use super::reference_linear_ce::Logits;
+use super::attention::Gradient;
+use super::linear_ce::Logits;
 
 /// `sum_v p_v (log p_v - log q_v)` of one token.
 pub fn kl(p: &Logits, q: &Logits, token: usize) -> f64 {

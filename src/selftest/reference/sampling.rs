@@ -1,6 +1,6 @@
 //! Sampling in f64: the filters of transformers' `generate` by their definitions, and the distribution they leave.
 
-use safedepth::ops::sampling::SamplingParams;
+use crate::ops::sampling::SamplingParams;
 
 /// What a row's filters leave: each token's probability, 0 where it is filtered out.
 pub struct Distribution {
