@@ -8,7 +8,7 @@ use super::materials::{FinetuningAttack, FinetuningKind};
 use super::suffix_attack::{self, SuffixAttack};
 use super::{Materials, depth_criterion, drilldown, over_refusal, prefilling, refusal_prefixes, token_kl};
 use crate::attack::finetune::{self, Tuning};
-use crate::attack::{Branch, Case, Lab, Outcome, Side, Subject, bait, decoding, insertion, prefill, respond};
+use crate::attack::{Branch, Case, Lab, Outcome, Side, Subject, bait, decoding, insertion, prefill, rap, respond};
 use crate::judge::Pair;
 use crate::model::Transformer;
 use crate::ops::Ops;
@@ -23,7 +23,7 @@ use std::path::Path;
 use std::time::Instant;
 
 /// The experiments by name, in the order of the paper.
-pub const EXPERIMENTS: [&str; 19] = [
+pub const EXPERIMENTS: [&str; 20] = [
     "e1",
     "e2",
     "e3",
@@ -43,12 +43,13 @@ pub const EXPERIMENTS: [&str; 19] = [
     "gap",
     "deep",
     "overrefusal",
+    "rap",
 ];
 
 /// Those that need the augmented model.
 const AUGMENTED: &[&str] = &["e5", "e10"];
 /// Those that ask the aligned model, and the augmented model too where it can be made.
-const ATTACKS: &[&str] = &["e6", "decoding", "insertion", "bait", "gap", "deep", "overrefusal"];
+const ATTACKS: &[&str] = &["e6", "decoding", "insertion", "bait", "gap", "deep", "overrefusal", "rap"];
 
 /// Lengths of the spans that random insertion inserts, tokens.
 const SPANS: [usize; 4] = [4, 8, 16, 32];
@@ -67,6 +68,7 @@ pub struct Settings {
     pub measure: Measure,
     /// The decoding exploit, insertion and bait ask the first so many cases.
     pub attack_cases: usize,
+    pub rap: rap::Settings,
     /// Longest prefill of the deep prefills, in tokens, where the context is not shorter.
     pub deep_tokens: usize,
     /// The sampling parameters that a setting of the decoding exploit does not move.
