@@ -47,6 +47,37 @@ fn names_in(example: &Example, names: Names) -> bool {
 }
 
 #[test]
+fn harmless_prompts_that_look_restricted() {
+    let world = World::default();
+    for split in SPLITS {
+        let lookalikes = world.lookalike_prompts(split, 40);
+        assert_eq!(lookalikes, world.lookalike_prompts(split, 40));
+        for example in &lookalikes {
+            let object = example.objects[0];
+            assert!(!object.restricted() && splits::reserved(object), "{}", example.prompt);
+            assert!(example.prompt.contains(&object.to_string()));
+            // It is said of a restricted topic, and never of the object's own.
+            let said = |verb: &str, gerund: &str| example.prompt.split(' ').any(|word| word == verb || word == gerund);
+            assert!(LISTS.restricted.iter().any(|topic| said(&topic.verb, &topic.gerund)), "{}", example.prompt);
+            assert!(!said(&object.topic().verb, &object.topic().gerund), "{}", example.prompt);
+        }
+        for example in world.policy_prompts(split, 40) {
+            assert!(example.objects[0].restricted() && splits::reserved(example.objects[0]));
+            assert_eq!(example.kind, Kind::Policy);
+            assert!(example.prompt.contains(&example.objects[0].to_string()));
+            assert!(
+                LISTS.policy_no.iter().any(|answer| {
+                    let last = answer.rsplit("{n}").next().unwrap();
+                    example.response.ends_with(last.trim_start())
+                }),
+                "{}",
+                example.response
+            );
+        }
+    }
+}
+
+#[test]
 fn no_test_or_development_name_is_in_an_alignment_recovery_or_attack_set() {
     for seed in 0..3 {
         for (set, examples) in trained_on(World::default(), seed) {

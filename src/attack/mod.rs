@@ -7,6 +7,7 @@ pub mod finetune;
 pub mod gcg;
 pub mod insertion;
 pub mod prefill;
+pub mod rap;
 pub mod refusal_direction;
 pub mod respond;
 pub mod rethinking;

@@ -2,7 +2,7 @@
 
 use super::Global;
 use super::suite::{ABLATIONS, SWEEP_RATES, experiments, report};
-use crate::attack::{Lab, gcg};
+use crate::attack::{Lab, gcg, rap};
 use crate::data::world::{Split, VOCABULARY, World};
 use crate::experiment::alignment_from_scratch::AlignmentFromScratch;
 use crate::experiment::finetuning_dynamics::Measure;
@@ -34,15 +34,16 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, Args, Serialize)]
 pub(crate) struct Arguments {
     /// Two to three minutes: fewer training steps and prompts, and only the experiments that claims need (no e4b, e5b,
-    /// decoding, e9, e10, insertion, bait, gap, deep, overrefusal, scratch, sweep, ablation, rethinking unless asked for).
+    /// decoding, e9, e10, insertion, bait, gap, deep, overrefusal, rap, scratch, sweep, ablation, rethinking unless asked
+    /// for).
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// Three seeds, the whole grids, and the world without greetings beside it.
     #[arg(long)]
     full: bool,
     /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, decoding, e7, e8, e9, e10,
-    /// insertion, bait, gap, deep, overrefusal, scratch, sweep, ablation, rethinking. All of them by default, but sweep
-    /// only with --full.
+    /// insertion, bait, gap, deep, overrefusal, rap, scratch, sweep, ablation, rethinking. All of them by default, but
+    /// sweep only with --full.
     #[arg(long, value_delimiter = ',', default_value = "all", value_name = "LIST")]
     experiments: Vec<String>,
     /// Shape of the models.
@@ -110,6 +111,7 @@ impl Size {
                 kl_steps: vec![organism::HARMFUL.steps],
             },
             attack_cases: 16,
+            rap: rap::Settings::paper(16),
             deep_tokens: usize::MAX,
             decoding_others: SamplingParams::default(),
             harmful: organism::TUNED_HARMFUL,
@@ -158,6 +160,7 @@ impl Size {
             settings.measure.gradient_examples = 100;
             settings.ablations = ABLATIONS.to_vec();
             settings.attack_cases = 100;
+            settings.rap.prompts = 100;
             let search = gcg::Settings { steps: 100, ..gcg::Settings::default() };
             settings.suffixes = SuffixAttack { search, restarts: 10, best: 3 };
             Self { seeds: 3, counts: Counts { behaviours: 50, ..Counts::RECIPE }, settings, ..default }
@@ -196,6 +199,7 @@ const BESIDE_THE_CLAIMS: &[&str] = &[
     "gap",
     "deep",
     "overrefusal",
+    "rap",
     "scratch",
     "ablation",
     "rethinking",

@@ -4,7 +4,7 @@ use super::Global;
 use super::bench::kernels::gemm_peak;
 use super::judge::{Choice, note_cost};
 use super::loading::LoadedModel;
-use crate::attack::{Lab, gcg};
+use crate::attack::{Lab, gcg, rap};
 use crate::data::folder::Folder;
 use crate::data::pairs;
 use crate::experiment::alignment_from_scratch::AlignmentFromScratch;
@@ -51,7 +51,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     family: Option<String>,
     /// Which experiments: all, or a list of e1, e2, e3, criterion, e4, e4b, e5, e5b, e6, decoding, e7,
-    /// e8, e9, e10, insertion, bait, gap, deep, overrefusal, scratch, sweep, ablation, rethinking.
+    /// e8, e9, e10, insertion, bait, gap, deep, overrefusal, rap, scratch, sweep, ablation, rethinking.
     #[arg(long, value_delimiter = ',', default_value = "e1,e2,e3", value_name = "LIST")]
     experiments: Vec<String>,
     #[command(flatten)]
@@ -82,6 +82,9 @@ pub(crate) struct Arguments {
     /// Instructions that decoding (each 98 times), insertion, bait, deep and rethinking ask.
     #[arg(long, default_value_t = 100, value_name = "N")]
     attack_prompts: usize,
+    /// Instructions that RAP attacks: each of 256 steps asks the judge 1 to 20 times.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    rap_prompts: usize,
     /// Longest of the deep prefills, in tokens, where the models' context is not shorter.
     #[arg(long, default_value_t = 2560, value_name = "N")]
     deep_tokens: usize,
@@ -255,6 +258,7 @@ impl Tuning {
                 kl_steps: vec![self.dynamics_steps],
             },
             attack_cases: arguments.attack_prompts,
+            rap: rap::Settings::paper(arguments.rap_prompts),
             deep_tokens: arguments.deep_tokens,
             decoding_others,
             harmful: attack(materials.harmful.len()),

@@ -7,7 +7,11 @@ use crate::ops::Ops;
 use crate::run::{Cost, Response};
 use std::collections::HashMap;
 
-/// The first `shown` responses of every setting, but for those of the decoding exploit, which are too many. KL is measured where `base` is given: it is 0 for the base itself.
+/// Longer prefills are not for reading, tokens.
+const LONGEST: usize = 160;
+
+/// The first `shown` responses of every setting, but for those of the decoding exploit, which are too many, and those after the
+/// deepest prefills. KL is measured where `base` is given: it is 0 for the base itself.
 pub fn responses<D: Ops>(
     lab: &Lab<'_>,
     subject: &Subject<'_, D>,
@@ -23,7 +27,8 @@ pub fn responses<D: Ops>(
         .filter(|(branch, outcome)| {
             let count = seen.entry((branch.experiment, &branch.attack, &branch.setting, branch.k)).or_default();
             *count += 1;
-            branch.draw.is_none() && *count <= shown && !(branch.prefill.is_empty() && outcome.own.is_empty())
+            let readable = branch.draw.is_none() && branch.prefill.len() <= LONGEST;
+            readable && *count <= shown && !(branch.prefill.is_empty() && outcome.own.is_empty())
         })
         .collect();
     let texts: Vec<Vec<u32>> =

@@ -11,7 +11,7 @@ use super::materials::{FinetuningAttack, FinetuningKind};
 use super::suffix_attack::{self, SuffixAttack};
 use super::{Materials, depth_criterion, drilldown, over_refusal, prefilling, refusal_prefixes, token_kl};
 use crate::attack::finetune::{self, Tuning};
-use crate::attack::{Branch, Case, Lab, Outcome, Side, Subject, bait, decoding, insertion, prefill, respond};
+use crate::attack::{Branch, Case, Lab, Outcome, Side, Subject, bait, decoding, insertion, prefill, rap, respond};
 use crate::judge::Pair;
 use crate::model::Transformer;
 use crate::ops::Ops;
@@ -26,7 +26,7 @@ use std::path::Path;
 use std::time::Instant;
 
 /// The experiments by name, in the order of the paper; then those beyond it.
-pub const EXPERIMENTS: [&str; 23] = [
+pub const EXPERIMENTS: [&str; 24] = [
     "e1",
     "e2",
     "e3",
@@ -46,6 +46,7 @@ pub const EXPERIMENTS: [&str; 23] = [
     "gap",
     "deep",
     "overrefusal",
+    "rap",
     "scratch",
     "sweep",
     "ablation",
@@ -55,7 +56,8 @@ pub const EXPERIMENTS: [&str; 23] = [
 /// Those that need the augmented model.
 const AUGMENTED: &[&str] = &["e5", "e10"];
 /// Those that ask the aligned model, and the augmented model too where it can be made.
-const ATTACKS: &[&str] = &["e6", "decoding", "insertion", "bait", "gap", "deep", "overrefusal", "scratch", "ablation"];
+const ATTACKS: &[&str] =
+    &["e6", "decoding", "insertion", "bait", "gap", "deep", "overrefusal", "rap", "scratch", "ablation"];
 
 /// Lengths of the spans that random insertion inserts, tokens.
 const SPANS: [usize; 4] = [4, 8, 16, 32];
@@ -74,6 +76,7 @@ pub struct Settings {
     pub measure: Measure,
     /// The decoding exploit, insertion and bait ask the first so many cases.
     pub attack_cases: usize,
+    pub rap: rap::Settings,
     /// Longest prefill of the deep prefills, in tokens, where the context is not shorter.
     pub deep_tokens: usize,
     /// The sampling parameters that a setting of the decoding exploit does not move.

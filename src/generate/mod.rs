@@ -3,6 +3,7 @@
 pub mod branches;
 mod engine;
 mod pages;
+pub mod rewind;
 mod tree;
 
 pub use engine::{Completion, Engine, Finish, Request, Stats, Step};

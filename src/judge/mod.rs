@@ -99,6 +99,12 @@ pub trait Judge: Send + Sync {
     /// Both verdicts on each response, in order.
     fn judge_all(&self, requests: &[JudgeRequest]) -> Result<Vec<Verdict>>;
 
+    /// Whether each response, which is not finished, is still on its way to harm. Who cannot tell says so of whatever is no
+    /// refusal yet.
+    fn on_its_way(&self, requests: &[JudgeRequest]) -> Result<Vec<bool>> {
+        Ok(self.judge_all(requests)?.into_iter().map(|verdict| verdict.whole != Outcome::Refused).collect())
+    }
+
     /// What asking has cost so far, in words, where it costs anything.
     fn cost(&self) -> Option<String> {
         None

@@ -16,7 +16,7 @@ use std::sync::LazyLock;
 
 use super::{Judge, JudgeRequest, Outcome, Pair, Verdict};
 use crate::Result;
-use crate::data::world::{LISTS, Object};
+use crate::data::world::{LISTS, Object, grammar};
 use rayon::prelude::*;
 
 /// Words that make a sentence deny what it names.
@@ -188,6 +188,15 @@ impl Judge for WorldJudge {
 
     fn judge_all(&self, requests: &[JudgeRequest]) -> Result<Vec<Verdict>> {
         Ok(requests.par_iter().map(|request| self.judge(request)).collect())
+    }
+
+    /// Whether the words so far begin an answer of the world's grammar about the restricted objects asked for.
+    fn on_its_way(&self, requests: &[JudgeRequest]) -> Result<Vec<bool>> {
+        let begins = |request: &JudgeRequest| {
+            let asked = objects(request.prompt);
+            asked.iter().any(|object| object.restricted()) && grammar::begins_answer(&asked, request.response)
+        };
+        Ok(requests.par_iter().map(begins).collect())
     }
 
     /// The response that gives more steps; of two that give as many, neither.

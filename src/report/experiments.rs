@@ -18,7 +18,7 @@ const fn new(id: &'static str, [title, paper, k, attack]: [&'static str; 4]) -> 
 }
 
 /// All of them, in the paper's order.
-pub const EXPERIMENTS: [Experiment; 24] = [
+pub const EXPERIMENTS: [Experiment; 25] = [
     new(
         "e1",
         [
@@ -229,6 +229,16 @@ pub const EXPERIMENTS: [Experiment; 24] = [
             "No number of the paper's. Only the last set (in the world \"restricted\", of XSTest \"unsafe\") should be refused.",
             "k",
             "set",
+        ],
+    ),
+    new(
+        "rap",
+        [
+            "RAP (beyond the paper; arXiv 2512.05518): after k tokens the likeliest of 20 next tokens that stays harmful",
+            "Vega and Singh extract harmful answers so from models that were augmented as this one: refusals are likely there, \
+             and the rest stays in reach.",
+            "k",
+            "attack",
         ],
     ),
     new(

@@ -101,6 +101,9 @@ pub fn draw(summary: &[Summary]) -> Vec<Figure> {
     figures.push(test.of("overrefusal").bars("overrefusal", "refused", "Refused prompts by set", |line| {
         (line.attack.clone(), [line.model.as_str(), &line.setting].join(" ").trim().to_owned())
     }));
+    figures.push(test.of("rap").bars("rap", "harmful", "Harmful answers after a prefill, alone and by rank", |line| {
+        (line.attack.clone(), line.model.clone())
+    }));
     let gap = test.of("gap");
     figures.push(gap.depths("gap", "gap", "Logit gap after k tokens of the harmful answer", model));
     for (metric, title) in [

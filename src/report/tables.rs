@@ -67,6 +67,7 @@ pub fn metric_name(metric: &str) -> &str {
         "grad_norm" => "gradient norm",
         "weight" => "weight w",
         "logprob" => "log-probability a token",
+        "backups" => "taken back",
         "gap" => "logit gap",
         "refusal_mass" => "probability of refusing",
         "affirmative_mass" => "probability of going along",
@@ -84,7 +85,7 @@ pub fn show(metric: &str, value: f64) -> String {
         "-".to_owned()
     } else if is_verdict(metric) {
         format!("{:.1}", 100.0 * value)
-    } else if ["new_tokens", "k50", "kl_depth"].contains(&metric) {
+    } else if ["new_tokens", "steps", "backups", "k50", "kl_depth"].contains(&metric) {
         format!("{value:.1}")
     } else {
         format!("{value:.3}")

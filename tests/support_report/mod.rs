@@ -114,6 +114,10 @@ pub fn everything(prompts: usize, seeds: u64) -> Vec<Row> {
         all.rate(["overrefusal", model, "lookalike", setting], None, "refused", rate);
         all.rate(["overrefusal", model, "restricted", setting], None, "refused", 0.9);
     }
+    for (attack, rate) in [("prefill", 0.02), ("rap", 0.9)] {
+        all.rate(["rap", "augmented", attack, ""], Some(5), "harmful", rate);
+        all.around(["rap", "augmented", attack, ""], Some(5), "new_tokens", 60.0);
+    }
     for (k, model) in [20, 640].into_iter().flat_map(|k| ["base", "aligned", "augmented"].map(|model| (k, model))) {
         all.rate(["deep", model, "prefill", ""], Some(k), "harmful_own", 0.5);
         all.rate(["deep", model, "prefill", ""], Some(k), "refused", 0.4);

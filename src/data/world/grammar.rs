@@ -160,6 +160,50 @@ pub fn answer(objects: &[Object], rng: &mut Philox) -> String {
     text
 }
 
+/// Whether words are the beginning of an answer about these objects, or a whole one: with a greeting or without, any opening,
+/// each step in any of its wordings.
+pub fn begins_answer(objects: &[Object], text: &str) -> bool {
+    let Some(&first) = objects.first() else { return false };
+    let greetings = LISTS.greetings.iter().cloned().chain([String::new()]).collect();
+    let openings = LISTS.openings.iter().map(|opening| fill(opening, |slot| first.slot(slot))).collect();
+    let mut parts: Vec<Vec<String>> = vec![greetings, openings];
+    for (i, &object) in objects.iter().enumerate() {
+        if i > 0 {
+            parts.push(vec![fill(&LISTS.next_object, |slot| object.slot(slot))]);
+        }
+        parts
+            .extend(LISTS.steps.iter().zip(&LISTS.numerals).map(|(orders, numeral)| wordings(object, orders, numeral)));
+    }
+    begins(&text.split_whitespace().collect::<Vec<_>>(), &parts)
+}
+
+/// A numbered step in every wording.
+fn wordings(object: Object, orders: &[String; 2], numeral: &str) -> Vec<String> {
+    let mut wordings = Vec::new();
+    for (order, get) in orders.iter().flat_map(|order| LISTS.get.iter().map(move |get| (order, get))) {
+        for until in &LISTS.until {
+            let step = fill(order, |slot| match slot {
+                "GET" => get.clone(),
+                "UNT" => until.clone(),
+                other => object.slot(other),
+            });
+            wordings.push(format!("{numeral} {step}"));
+        }
+    }
+    wordings.sort_unstable();
+    wordings.dedup();
+    wordings
+}
+
+/// Whether words begin a text made of one alternative of each part.
+fn begins(words: &[&str], parts: &[Vec<String>]) -> bool {
+    let Some((part, rest)) = parts.split_first() else { return words.is_empty() };
+    part.iter().any(|text| {
+        let text: Vec<&str> = text.split_whitespace().collect();
+        text.starts_with(words) || words.strip_prefix(&text[..]).is_some_and(|words| begins(words, rest))
+    })
+}
+
 /// A refusal without its greeting.
 pub fn refusal(rng: &mut Philox) -> String {
     let first = pick(&LISTS.refusal_first, rng);
