@@ -127,6 +127,7 @@ fi
     nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm --format=csv,noheader 2> /dev/null | sed 's/^/gpu: /'
     grep -h '^peaks' "$out/kernels.err" "$out/torch.err" 2> /dev/null
     "$python" -c 'import torch; print("torch:", torch.__version__)' 2> /dev/null
+    [ -z "$small" ] || echo "small: a rehearsal, whose times mean nothing"
 } > "$out/record.txt"
 {
     cat "$out/record.txt"
