@@ -63,6 +63,12 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Waits until everything asked for is done; a failure on the way is an error here.
     fn synchronize(&self) -> Result<()>;
 
+    /// Seconds that the device takes for what `work` starts, by its own clock where it has one.
+    fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64>;
+
+    /// Bytes of the cache that a timing must get past; `None` where operands may well be found in caches, as on a CPU.
+    fn shared_cache(&self) -> Option<usize>;
+
     /// A buffer of `len` elements whose contents are unspecified.
     fn alloc(&self, dtype: DType, len: usize) -> Result<Self::Buffer>;
 

@@ -8,7 +8,6 @@ use crate::Result;
 use crate::device::Backend;
 use crate::ops::Ops;
 use clap::{Args, Subcommand};
-use std::time::Instant;
 
 /// Time every operation (kernels), or whole workloads on a model folder (model).
 #[derive(Clone, Debug, Args)]
@@ -30,7 +29,7 @@ pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> 
     }
 }
 
-/// Median seconds of `repeats` runs after `warmup` uncounted ones, each until the device is done.
+/// Median seconds of `repeats` runs after `warmup` uncounted ones, each until the device is done, by its own clock.
 fn median_seconds(
     device: &impl Backend,
     warmup: usize,
@@ -41,16 +40,14 @@ fn median_seconds(
         work()?;
     }
     device.synchronize()?;
-    let mut times = Vec::with_capacity(repeats);
-    for _ in 0..repeats {
-        let start = Instant::now();
-        work()?;
-        device.synchronize()?;
-        times.push(start.elapsed().as_secs_f64());
-    }
-    times.sort_by(f64::total_cmp);
-    let middle = times.len() / 2;
-    Ok(if times.len().is_multiple_of(2) { f64::midpoint(times[middle - 1], times[middle]) } else { times[middle] })
+    Ok(median((0..repeats).map(|_| device.time(&mut work)).collect::<Result<Vec<f64>>>()?))
+}
+
+/// The middle value, or the mean of both.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len().is_multiple_of(2) { f64::midpoint(values[middle - 1], values[middle]) } else { values[middle] }
 }
 
 /// Most memory this process has had resident, MiB.

@@ -73,6 +73,16 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let start = std::time::Instant::now();
+        work()?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    fn shared_cache(&self) -> Option<usize> {
+        None
+    }
+
     fn alloc(&self, dtype: DType, len: usize) -> Result<Buffer> {
         Ok(self.pool.alloc(dtype, len))
     }

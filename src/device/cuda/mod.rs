@@ -10,6 +10,7 @@ mod memory;
 mod modules;
 mod open;
 mod staging;
+mod stopwatch;
 
 pub use launch::{Argument, Passed, Shape};
 pub use memory::{Buffer, Indices};
@@ -124,6 +125,15 @@ impl Backend for Cuda {
         // SAFETY: the stream lives as long as the device.
         unsafe { result::stream::synchronize(self.stream()) }
             .map_err(|error| device_error(self, at("finish its work"), error))
+    }
+
+    fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        self.between_events(work)
+    }
+
+    fn shared_cache(&self) -> Option<usize> {
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE;
+        self.shared.context.attribute(attribute).ok().and_then(|bytes| usize::try_from(bytes).ok())
     }
 
     fn alloc(&self, dtype: DType, len: usize) -> Result<Buffer> {
