@@ -126,7 +126,8 @@ impl Size {
                 best: 1,
             },
             all_tasks: arguments.full,
-            betas: BETAS.to_vec(),
+            // Between two that claims are about, and a minute of training: --full has it.
+            betas: BETAS.into_iter().filter(|&betas| betas != BetaSchedule::Uniform(0.5)).collect(),
             ablations: vec![(5, 0.5)],
             scratch: AlignmentFromScratch { sft: aligned, dpo: organism::RECOVERY_DPO, dpo_beta: organism::DPO_BETA },
             sweep_rates: SWEEP_RATES.to_vec(),
@@ -158,6 +159,7 @@ impl Size {
         } else if arguments.full {
             let mut settings = settings;
             settings.measure.gradient_examples = 100;
+            settings.betas = BETAS.to_vec();
             settings.ablations = ABLATIONS.to_vec();
             settings.attack_cases = 100;
             settings.rap.prompts = 100;
