@@ -76,7 +76,8 @@ struct Shared {
 };
 
 // One byte of the radix descent: the bin in which the sum of `amounts` of keys, from the least (or the largest) key on,
-// passes `target`; `before` is the sum of the bins passed. `amount(z)` is what a token counts.
+// passes `target`; `before` is the sum of the bins passed. `amount(z)` is what a token counts. All threads have left the
+// results of one descent before the next writes its own: two barriers lie between. A thread reads the logits that it wrote.
 template <class Amount>
 __device__ __forceinline__ void descend(
     Shared& shared, const float* logits, int vocab, uint32_t prefix, int shift, bool from_largest, Weight target,
@@ -154,7 +155,6 @@ __device__ __forceinline__ uint32_t key_of_rank(Shared& shared, const float* log
         descend(shared, logits, vocab, prefix, shift, true, rank, [](float) { return Weight(1); });
         prefix |= shared.digit << shift;
         rank -= shared.before;
-        __syncthreads();
     }
     return prefix;
 }
@@ -175,7 +175,6 @@ __device__ __forceinline__ Kept keep_top_p(
         descend(shared, logits, vocab, kept.key, shift, false, budget, weight);
         kept.key |= shared.digit << shift;
         budget -= shared.before;
-        __syncthreads();
     }
     // All tokens of this key weigh the same, above 0: as many go as fit, in the order of tokens.
     uint32_t highest = key_of(max);
@@ -252,7 +251,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sample(
     if (row.repetition_penalty != 1.0f) penalise(seen, logits, vocab, row, history);
     if (row.temperature != 0.0f && row.temperature != 1.0f) {
         for (int v = threadIdx.x; v < vocab; v += THREADS) logits[v] /= row.temperature;
-        __syncthreads();
     }
     float max;
     int token = argmax(shared, logits, vocab, max);

@@ -2,4 +2,4 @@
 
 mod support;
 
-on_cuda!("attention_bf16": equals_f64, sequences_stand_alone, paged_equals_ragged);
+on_cuda!("attention_bf16": equals_f64, sequences_stand_alone, paged_equals_ragged, a_key_alone_is_the_answer);

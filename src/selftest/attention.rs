@@ -10,7 +10,7 @@ use crate::ops::attention::{AttentionParams, PAGE, Paged, Ragged};
 use proptest::prelude::*;
 
 pub fn laws<D: TestDevice>() -> Vec<Law<D>> {
-    law_table!("attention": equals_f64, outputs_are_means_of_values, rows_stand_alone, paged_equals_ragged, shared_pages_are_read_alike, pages_are_copied_whole, threads_do_not_matter, equal_keys_give_plain_means)
+    law_table!("attention": equals_f64, outputs_are_means_of_values, rows_stand_alone, paged_equals_ragged, shared_pages_are_read_alike, pages_are_copied_whole, threads_do_not_matter, equal_keys_give_plain_means, a_key_alone_is_the_answer)
 }
 
 /// What needs no device.
@@ -554,6 +554,44 @@ fn equal_keys_give_plain_means<D: TestDevice>(trial: &Trial<D>) {
                     assert!((f64::from(lse[i * 2 + head]) - score - count.ln()).abs() < 1e-4);
                 }
             }
+        }
+    }
+}
+
+/// A query that sees one key alone, however unlikely: that key's value is the answer, and the score has no gradient.
+/// Rows past the end of a tile must not be normalised by such a row: the exponential of its score's distance to 0 is inf.
+fn a_key_alone_is_the_answer<D: TestDevice>(trial: &Trial<D>) {
+    for device in &trial.devices {
+        for head_dim in [8, 64, 128, 256] {
+            let params = AttentionParams {
+                num_heads: 2,
+                num_key_value_heads: 1,
+                head_dim,
+                scale: 1.0,
+                softcap: None,
+                window: None,
+            };
+            let lengths = [1, 1, 1];
+            let case = Case { params, lengths: lengths.to_vec(), spread: 1.0, seed: 4 };
+            let mut inputs = Inputs::new(&case);
+            inputs.q.fill(16.0);
+            inputs.k.fill(-300.0 / (16 * head_dim) as f32);
+            let [out, lse] = forward(device, &params, &lengths, &inputs);
+            assert!(lse.iter().all(|lse| (lse + 300.0).abs() < 1e-2), "{lse:?}");
+            let [dq, dk, dv] = backward(device, &params, &lengths, &inputs);
+            let close = |got: f32, want: f32| (got - want).abs() <= 1e-5 * (1.0 + want.abs());
+            for row in 0..3 {
+                for d in 0..head_dim {
+                    let heads = [0, 1].map(|head| (row * 2 + head) * head_dim + d);
+                    let at = row * head_dim + d;
+                    assert!(heads.iter().all(|&head| close(out[head], inputs.v[at])), "out of row {row}");
+                    let dout: f32 = heads.iter().map(|&head| inputs.dout[head]).sum();
+                    assert!(close(dv[at], dout), "dv of row {row}: {} instead of {dout}", dv[at]);
+                }
+            }
+            // Rounding of dout . v, which a key of 300 / (16 head_dim) and a query of 16 are multiplied by.
+            let bound = 1e-5 * head_dim as f32;
+            assert!(dq.iter().chain(&dk).all(|gradient| gradient.abs() <= 16.0 * bound), "scores have no gradient");
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::ops::attention::{AttentionParams, PAGE, Paged, Ragged};
 use proptest::prelude::*;
 
 pub fn laws() -> Vec<Law<Cuda>> {
-    law_table!("attention_bf16": equals_f64, sequences_stand_alone, paged_equals_ragged)
+    law_table!("attention_bf16": equals_f64, sequences_stand_alone, paged_equals_ragged, a_key_alone_is_the_answer)
 }
 
 /// Relative error of a whole output: probabilities, their gradients and outputs are rounded to bf16, 2^-9 each.
@@ -191,4 +191,43 @@ fn paged_equals_ragged<D: TestDevice>(trial: &Trial<D>) {
             prop_assert!(bits(&got) == bits(&want), "outputs differ");
         }
     });
+}
+
+/// A query that sees one key alone, however unlikely: that key's value is the answer, and the score has no gradient
+/// (see `attention.rs`).
+fn a_key_alone_is_the_answer<D: TestDevice>(trial: &Trial<D>) {
+    for device in &trial.devices {
+        for head_dim in [8, 64, 128, 256] {
+            let params = AttentionParams {
+                num_heads: 2,
+                num_key_value_heads: 1,
+                head_dim,
+                scale: 1.0,
+                softcap: None,
+                window: None,
+            };
+            let lengths = [1, 1, 1];
+            let mut inputs = Inputs::new(device, &Case { params, lengths: lengths.to_vec(), seed: 4 });
+            let [q, k, v, dout] = &mut inputs.values;
+            // Exact in bf16: scores of -256.
+            q.fill(16.0);
+            k.fill(-16.0 / head_dim as f32);
+            let (v, dout) = (v.clone(), dout.clone());
+            let [out, lse, dq, dk, dv] = run(device, &params, &lengths, &inputs);
+            assert!(lse.iter().all(|lse| (lse + 256.0).abs() < 1e-2), "{lse:?}");
+            let close = |got: f32, want: f32| (got - want).abs() <= BOUND * (1.0 + want.abs());
+            for row in 0..3 {
+                for d in 0..head_dim {
+                    let heads = [0, 1].map(|head| (row * 2 + head) * head_dim + d);
+                    let at = row * head_dim + d;
+                    assert!(heads.iter().all(|&head| close(out[head], v[at])), "out of row {row}");
+                    let want: f32 = heads.iter().map(|&head| dout[head]).sum();
+                    assert!(close(dv[at], want), "dv of row {row}: {} instead of {want}", dv[at]);
+                }
+            }
+            // Rounding of dout . v, whose terms are of size 1, times a query of 16.
+            let bound = BOUND * (head_dim as f32).sqrt();
+            assert!(dq.iter().chain(&dk).all(|gradient| gradient.abs() <= 16.0 * bound), "scores have no gradient");
+        }
+    }
 }

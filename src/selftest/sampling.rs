@@ -79,7 +79,8 @@ impl Case {
                     logits
                 }
             };
-            let history = (0..random.below(30)).map(|_| random.below(vocab) as u32).collect();
+            // Some ids are none of the vocabulary's: they are passed over.
+            let history = (0..random.below(30)).map(|_| random.below(vocab + vocab / 8 + 1) as u32).collect();
             Row { logits, history, params, uniform: (random.next() >> 40) as f32 / (1 << 24) as f32 }
         };
         self.rows.iter().map(row).collect()
