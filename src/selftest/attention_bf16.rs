@@ -215,7 +215,7 @@ fn a_key_alone_is_the_answer<D: TestDevice>(trial: &Trial<D>) {
             let (v, dout) = (v.clone(), dout.clone());
             let [out, lse, dq, dk, dv] = run(device, &params, &lengths, &inputs);
             assert!(lse.iter().all(|lse| (lse + 256.0).abs() < 1e-2), "{lse:?}");
-            let close = |got: f32, want: f32| (got - want).abs() <= BOUND * (1.0 + want.abs());
+            let close = |got: f32, want: f32| (got - want).abs() <= BOUND as f32 * (1.0 + want.abs());
             for row in 0..3 {
                 for d in 0..head_dim {
                     let heads = [0, 1].map(|head| (row * 2 + head) * head_dim + d);
@@ -226,7 +226,7 @@ fn a_key_alone_is_the_answer<D: TestDevice>(trial: &Trial<D>) {
                 }
             }
             // Rounding of dout . v, whose terms are of size 1, times a query of 16.
-            let bound = BOUND * (head_dim as f32).sqrt();
+            let bound = BOUND as f32 * (head_dim as f32).sqrt();
             assert!(dq.iter().chain(&dk).all(|gradient| gradient.abs() <= 16.0 * bound), "scores have no gradient");
         }
     }
