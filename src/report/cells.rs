@@ -1,5 +1,6 @@
 //! Rows gathered by what they measure: a cell holds one metric of one setting, with a value a prompt and seed.
 
+use super::experiments::EXPERIMENTS;
 use crate::experiment::stats::{self, Difference};
 use crate::rng::{self, Philox};
 use crate::run::Row;
@@ -116,9 +117,7 @@ impl Key<'_> {
     fn reading_order(&self, other: &Key<'_>) -> Ordering {
         let rank = |list: &[&str], name: &str| list.iter().position(|known| *known == name).unwrap_or(list.len());
         let by = |list: &[&str], a: &str, b: &str| rank(list, a).cmp(&rank(list, b)).then_with(|| natural(a, b));
-        // "e10" follows "e9", and the criterion stands where the paper defines it: before the remedies.
-        let experiments = ["e1", "e2", "e3", "criterion", "e4", "e4b"];
-        by(&experiments, self.experiment, other.experiment)
+        by(&EXPERIMENTS.each_ref().map(|experiment| experiment.id), self.experiment, other.experiment)
             .then_with(|| by(&["base", "aligned", "augmented"], self.model, other.model))
             .then_with(|| by(&["harmful"], self.attack, other.attack))
             .then_with(|| by(&["none", "initial", "sft", "sft+warmup", "constrained"], self.setting, other.setting))
