@@ -10,7 +10,7 @@
 # them. Exit code 1 where a stage failed or was late.
 #
 # Without a GPU, on the emulator, everything small, and PyTorch on the CPU:
-#     SAFEDEPTH_GATE_SMALL=1 target/release/safedepth-emulator run scripts/gpu_gate.sh target/release/safedepth /tmp/gate
+#     SAFEDEPTH_GATE_SMALL=1 target/release/safedepth-emulator run scripts/gpu_gate.sh target/release/safedepth gate
 set -uo pipefail
 
 if [ $# -lt 2 ]; then

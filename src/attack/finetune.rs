@@ -5,7 +5,7 @@ use super::Lab;
 use crate::Result;
 use crate::model::{Config, Transformer, flops};
 use crate::ops::Ops;
-use crate::run::Cost;
+use crate::run::{Console, Cost};
 use crate::train::batch::epoch_order;
 use crate::train::{BetaSchedule, Example, Objective, Part, Stage, StepReport, Trainer, scoring};
 use serde::Serialize;
@@ -75,19 +75,16 @@ pub fn finetune<D: Ops>(
     objective: Objective,
     reference: &[Vec<f32>],
     label: &str,
-    mut after: impl FnMut(usize, &Trainer<D>) -> Result<()>,
+    after: impl FnMut(usize, &Trainer<D>) -> Result<()>,
 ) -> Result<Cost> {
     let Tuning { examples, stage, .. } = tuning;
     let batch_size = stage.batch_size.min(examples.len());
     let per_epoch = examples.len().div_ceil(batch_size.max(1)).max(1);
     let seed = lab.engine.seed;
-    let bar = lab.console.bar(label, stage.steps);
-    let mut labels = 0;
     let batch = |step: usize| {
         let order = epoch_order(examples.len(), seed, (step / per_epoch) as u64);
         let first = step % per_epoch * batch_size;
         let picked = &order[first..(first + batch_size).min(examples.len())];
-        labels += picked.iter().map(|&i| examples[i].labels()).sum::<usize>();
         let reference = if objective.needs_reference() {
             picked.iter().flat_map(|&i| reference[i].iter().copied()).collect()
         } else {
@@ -95,12 +92,34 @@ pub fn finetune<D: Ops>(
         };
         vec![Part { examples: picked.iter().map(|&i| examples[i].clone()).collect(), reference, weight: 1.0 }]
     };
+    train(lab.console, label, trainer, stage, objective, lab.micro_batch, batch, after)
+}
+
+/// Runs a stage under a progress bar: `batch(step)` gives each step's parts, `after(step, ...)` is called after each.
+#[allow(clippy::too_many_arguments)]
+pub fn train<D: Ops>(
+    console: Console,
+    label: &str,
+    trainer: &mut Trainer<D>,
+    stage: &Stage,
+    objective: Objective,
+    micro_batch: usize,
+    mut batch: impl FnMut(usize) -> Vec<Part>,
+    mut after: impl FnMut(usize, &Trainer<D>) -> Result<()>,
+) -> Result<Cost> {
+    let bar = console.bar(label, stage.steps);
+    let mut labels = 0;
+    let counted = |step| {
+        let parts = batch(step);
+        labels += parts.iter().flat_map(|part| &part.examples).map(Example::labels).sum::<usize>();
+        parts
+    };
     let done = |step: usize, report: &StepReport, trainer: &Trainer<D>| {
         bar.set(step);
         bar.note(format!("loss {:.3}", report.loss));
         after(step, trainer)
     };
-    let tokens = stage.run(trainer, objective, lab.micro_batch, batch, done)?;
+    let tokens = stage.run(trainer, objective, micro_batch, counted, done)?;
     Ok(training_cost(&trainer.model.config, tokens, labels))
 }
 
@@ -111,13 +130,12 @@ pub fn forward_cost(config: &Config, examples: &[Example]) -> Cost {
     Cost {
         forward_tokens: tokens as u64,
         unshared_tokens: tokens as u64,
-        flops: flops::layers(config) * tokens as f64 + flops::vocabulary(config) * labels as f64,
+        flops: flops::forward(config, tokens, labels),
         ..Cost::default()
     }
 }
 
 /// Cost of training on `tokens` with `labels` of them learned: backward is twice forward.
 pub fn training_cost(config: &Config, tokens: u64, labels: usize) -> Cost {
-    let forward = flops::layers(config) * tokens as f64 + flops::vocabulary(config) * labels as f64;
-    Cost { trained_tokens: tokens, flops: 3.0 * forward, ..Cost::default() }
+    Cost { trained_tokens: tokens, flops: 3.0 * flops::forward(config, tokens as usize, labels), ..Cost::default() }
 }

@@ -6,6 +6,7 @@
 //! the world's exactly, token by token. Each step asks it about the next candidate of every prompt, again until one is
 //! found, so that a step costs 1 to 20 verdicts a prompt.
 
+use super::respond::judged;
 use super::{Branch, Case, Lab, Outcome, Subject};
 use crate::Result;
 use crate::generate::rewind::{Reading, Rewind};
@@ -55,8 +56,12 @@ impl Walk {
     /// Takes the `count` most likely next tokens in; of two alike the first is the likelier.
     fn see(&mut self, logits: &[f32], count: usize) {
         let mut ranked: Vec<u32> = (0..logits.len() as u32).collect();
-        ranked.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
-        ranked.truncate(count);
+        let order = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+        if count < ranked.len() {
+            ranked.select_nth_unstable_by(count, order);
+            ranked.truncate(count);
+        }
+        ranked.sort_unstable_by(order);
         ranked.reverse();
         self.open.push(ranked);
     }
@@ -130,12 +135,12 @@ pub fn attack<D: Ops>(
         }
     }
     drop(bar);
-    let outcomes = judged(lab, &lab.stop[subject.side as usize], branches, &walks)?;
-    let config = &subject.model.config;
+    let written: Vec<&[u32]> = walks.iter().map(|walk| walk.chosen.as_slice()).collect();
+    let outcomes = judged(lab, &lab.stop[subject.side as usize], branches, &written)?;
     let cost = Cost {
         forward_tokens: cache.tokens as u64,
         unshared_tokens: cache.tokens as u64,
-        flops: flops::layers(config) * cache.tokens as f64 + flops::vocabulary(config) * cache.rows as f64,
+        flops: flops::forward(&subject.model.config, cache.tokens, cache.rows),
         ..Cost::default()
     };
     Ok(Found { walks, outcomes, cost })
@@ -197,28 +202,6 @@ fn texts(lab: &Lab<'_>, prefill: &[u32], own: &[u32]) -> Texts {
 
 fn request<'a>(case: &'a Case, [prefill, continuation, response]: &'a Texts) -> JudgeRequest<'a> {
     JudgeRequest { id: &case.id, prompt: &case.prompt, prefill, continuation, response }
-}
-
-/// The answers as they stand at the end.
-fn judged(lab: &Lab<'_>, stop: &[u32], branches: &[Branch<'_>], walks: &[Walk]) -> Result<Vec<Outcome>> {
-    let own = |walk: &Walk| match walk.chosen.as_slice() {
-        [head @ .., last] if stop.contains(last) => head.to_vec(),
-        all => all.to_vec(),
-    };
-    let own: Vec<Vec<u32>> = walks.iter().map(own).collect();
-    let texts: Vec<Texts> = branches.iter().zip(&own).map(|(branch, own)| texts(lab, &branch.prefill, own)).collect();
-    let requests: Vec<JudgeRequest<'_>> =
-        branches.iter().zip(&texts).map(|(branch, texts)| request(branch.case, texts)).collect();
-    let verdicts = lab.judge.judge_all(&requests)?;
-    let outcomes = own.into_iter().zip(&texts).zip(verdicts).zip(walks);
-    let outcome = |(((own, texts), verdict), walk): (((Vec<u32>, &Texts), _), &Walk)| Outcome {
-        own,
-        response: texts[2].clone(),
-        verdict: Some(verdict),
-        utility: None,
-        new_tokens: walk.chosen.len(),
-    };
-    Ok(outcomes.map(outcome).collect())
 }
 
 impl Found {

@@ -171,6 +171,6 @@ pub fn candidates<D: Ops>(
 /// Cost of [`mean_residuals`].
 pub fn residuals_cost<D: Ops>(model: &Transformer<D>, prompts: &[&[u32]]) -> Cost {
     let tokens: usize = prompts.iter().map(|prompt| prompt.len()).sum();
-    let flops = flops::layers(&model.config) * tokens as f64;
+    let flops = flops::forward(&model.config, tokens, 0);
     Cost { forward_tokens: tokens as u64, unshared_tokens: tokens as u64, flops, ..Cost::default() }
 }

@@ -149,13 +149,12 @@ pub fn respond<D: Ops>(
     let written: Vec<&[u32]> = request_of.iter().map(|&request| completions[request].tokens.as_slice()).collect();
     let outcomes = judged(lab, stop, branches, &written)?;
     unshared += outcomes.iter().map(|outcome| outcome.new_tokens.saturating_sub(1) as u64).sum::<u64>();
-    let forward = (stats.prompt_tokens + stats.decoded_tokens) as u64;
+    let forward = stats.prompt_tokens + stats.decoded_tokens;
     let cost = Cost {
-        forward_tokens: forward,
+        forward_tokens: forward as u64,
         trained_tokens: 0,
         unshared_tokens: unshared,
-        flops: flops::layers(&subject.model.config) * forward as f64
-            + flops::vocabulary(&subject.model.config) * (stats.decoded_tokens + requests.len()) as f64,
+        flops: flops::forward(&subject.model.config, forward, stats.decoded_tokens + requests.len()),
     };
     Ok((outcomes, cost))
 }

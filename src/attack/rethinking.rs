@@ -60,14 +60,12 @@ pub fn respond<D: Ops>(
         .collect();
     let mut go_on = |requests: &[Request]| -> Result<Vec<Completion>> {
         let (completions, stats) = lab.engine.generate(subject.model, requests, |_| ())?;
-        let forward = (stats.prompt_tokens + stats.decoded_tokens) as u64;
-        let config = &subject.model.config;
+        let forward = stats.prompt_tokens + stats.decoded_tokens;
         cost += Cost {
-            forward_tokens: forward,
+            forward_tokens: forward as u64,
             unshared_tokens: requests.iter().map(|request| request.prompt.len() as u64).sum::<u64>()
                 + stats.decoded_tokens as u64,
-            flops: flops::layers(config) * forward as f64
-                + flops::vocabulary(config) * (stats.decoded_tokens + requests.len()) as f64,
+            flops: flops::forward(&subject.model.config, forward, stats.decoded_tokens + requests.len()),
             ..Cost::default()
         };
         Ok(completions)

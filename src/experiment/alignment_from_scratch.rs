@@ -6,12 +6,12 @@ use super::augmentation::{Augmentation, Cycle, recovery_example};
 use super::materials::{AlignmentData, Triplet};
 use crate::Result;
 use crate::attack::Lab;
-use crate::attack::finetune::{forward_cost, training_cost};
+use crate::attack::finetune::{self, train};
 use crate::model::Transformer;
 use crate::ops::Ops;
 use crate::rng::{self, Philox};
 use crate::run::Cost;
-use crate::train::{Example, Objective, Part, Stage, Trainer, scoring};
+use crate::train::{Example, Objective, Part, Stage, Trainer};
 use serde::Serialize;
 
 /// How a base model is aligned with recovery; C and p are [`Augmentation`]'s.
@@ -53,7 +53,6 @@ pub fn by_sft<D: Ops>(
     let mut replay = Cycle::new(data.replay.len(), seed, "replay from scratch");
     let fifths = stage.batch_size * 2 / 5;
     let replayed = if data.replay.is_empty() { 0 } else { stage.batch_size - 2 * fifths };
-    let mut labels = 0;
     let batch = |_| {
         let recovery = recovery
             .take(fifths)
@@ -62,17 +61,11 @@ pub fn by_sft<D: Ops>(
         let mut examples: Vec<Example> = recovery.collect();
         examples.extend(benign.take(stage.batch_size - fifths - replayed).into_iter().map(|i| data.benign[i].clone()));
         examples.extend(replay.take(replayed).into_iter().map(|i| data.replay[i].clone()));
-        labels += examples.iter().map(Example::labels).sum::<usize>();
         vec![Part { examples, weight: 1.0, ..Part::default() }]
     };
     let mut trainer = Trainer::new(base.try_clone()?.into_owned(None)?, stage.hyper)?;
-    let bar = lab.console.bar("scratch by sft", stage.steps);
-    let tokens = stage.run(&mut trainer, Objective::Sft, lab.micro_batch, batch, |step, report, _| {
-        bar.set(step);
-        bar.note(format!("loss {:.3}", report.loss));
-        Ok(())
-    })?;
-    let cost = training_cost(&trainer.model.config, tokens, labels);
+    let (console, label, micro_batch) = (lab.console, "scratch by sft", lab.micro_batch);
+    let cost = train(console, label, &mut trainer, stage, Objective::Sft, micro_batch, batch, |_, _| Ok(()))?;
     Ok((trainer.model, cost))
 }
 
@@ -91,33 +84,23 @@ pub fn by_dpo<D: Ops>(
         .iter()
         .flat_map(|triplet| recovery_pair(triplet, augmentation.probability, augmentation.max_prefill, &mut draws))
         .collect();
-    let bar = lab.console.bar("reference of recovery pairs", examples.len());
-    let reference = scoring::score(aligned, &examples, false, |done| bar.set(done))?;
-    drop(bar);
-    let mut cost = forward_cost(&aligned.config, &examples);
+    let (reference, mut cost) = finetune::reference(lab, aligned, &examples)?;
 
     let mut pairs = Cycle::new(triplets.len(), seed, "recovery pairs");
-    let mut labels = 0;
     let batch = |_| {
         let picked: Vec<usize> = pairs.take(stage.batch_size).into_iter().flat_map(|i| [2 * i, 2 * i + 1]).collect();
-        labels += picked.iter().map(|&i| examples[i].labels()).sum::<usize>();
         vec![Part {
             examples: picked.iter().map(|&i| examples[i].clone()).collect(),
-            reference: picked.iter().flat_map(|&i| reference[i].logprob.iter().copied()).collect(),
+            reference: picked.iter().flat_map(|&i| reference[i].iter().copied()).collect(),
             weight: 1.0,
         }]
     };
     let mut trainer = Trainer::new(aligned.try_clone()?.into_owned(None)?, stage.hyper)?;
-    let bar = lab.console.bar("scratch by dpo", stage.steps);
     // The two of a pair go through the model together.
     let micro_batch = (lab.micro_batch / 2).max(1) * 2;
     let objective = Objective::Dpo { beta: settings.dpo_beta };
-    let tokens = stage.run(&mut trainer, objective, micro_batch, batch, |step, report, _| {
-        bar.set(step);
-        bar.note(format!("loss {:.3}", report.loss));
-        Ok(())
-    })?;
-    cost += training_cost(&trainer.model.config, tokens, labels);
+    let (console, label) = (lab.console, "scratch by dpo");
+    cost += train(console, label, &mut trainer, stage, objective, micro_batch, batch, |_, _| Ok(()))?;
     Ok((trainer.model, cost))
 }
 

@@ -4,7 +4,7 @@
 use super::Materials;
 use super::materials::{Anchor, Triplet};
 use crate::Result;
-use crate::attack::finetune::training_cost;
+use crate::attack::finetune::train;
 use crate::attack::{Lab, Subject};
 use crate::generate::Request;
 use crate::model::{Transformer, flops};
@@ -80,10 +80,9 @@ pub fn distil<D: Ops>(lab: &Lab<'_>, aligned: &Subject<'_, D>, anchor: &[Anchor]
         Some(Example::new(&anchor.prompt, &response))
     });
     let examples = examples.collect();
-    let forward = (stats.prompt_tokens + stats.decoded_tokens) as u64;
-    let config = &aligned.model.config;
-    let flops = flops::layers(config) * forward as f64
-        + flops::vocabulary(config) * (stats.decoded_tokens + requests.len()) as f64;
+    let tokens = stats.prompt_tokens + stats.decoded_tokens;
+    let flops = flops::forward(&aligned.model.config, tokens, stats.decoded_tokens + requests.len());
+    let forward = tokens as u64;
     Ok((examples, Cost { forward_tokens: forward, unshared_tokens: forward, flops, ..Cost::default() }))
 }
 
@@ -130,8 +129,6 @@ pub fn augment<D: Ops>(
     let mut anchors = Cycle::new(anchor.len(), seed, "anchor");
     let mut replays = Cycle::new(materials.replay.len(), seed, "replay");
     let mut trainer = Trainer::new(aligned.try_clone()?.into_owned(None)?, settings.stage.hyper)?;
-    let bar = lab.console.bar(label, settings.stage.steps);
-    let mut labels = 0;
     let batch = |_| {
         let recovery: Vec<Example> = triplets
             .take(settings.stage.batch_size)
@@ -144,7 +141,6 @@ pub fn augment<D: Ops>(
             .map(|i| anchor[i].clone())
             .chain(replays.take(settings.replay).into_iter().map(|i| materials.replay[i].clone()))
             .collect();
-        labels += recovery.iter().chain(&held).map(Example::labels).sum::<usize>();
         match settings.mix {
             Mix::Paper => vec![
                 Part { examples: recovery, weight: settings.alpha, ..Part::default() },
@@ -155,12 +151,8 @@ pub fn augment<D: Ops>(
             }
         }
     };
-    let tokens = settings.stage.run(&mut trainer, Objective::Sft, lab.micro_batch, batch, |step, report, _| {
-        bar.set(step);
-        bar.note(format!("loss {:.3}", report.loss));
-        Ok(())
-    })?;
-    let cost = training_cost(&trainer.model.config, tokens, labels);
+    let (stage, micro_batch) = (&settings.stage, lab.micro_batch);
+    let cost = train(lab.console, label, &mut trainer, stage, Objective::Sft, micro_batch, batch, |_, _| Ok(()))?;
     Ok((trainer.model, cost))
 }
 

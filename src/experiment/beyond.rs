@@ -4,7 +4,7 @@ use super::drilldown;
 use super::logit_gap::{self, Openers};
 use super::plan::Plan;
 use crate::Result;
-use crate::attack::{Branch, Case, Subject, deep_prefill, prefill, rap, respond};
+use crate::attack::{Branch, Case, Subject, deep_prefill, prefill, rap};
 use crate::ops::Ops;
 use crate::run::{Findings, RunFolder};
 
@@ -50,11 +50,7 @@ impl<D: Ops> Plan<'_, D> {
         let shortest = self.settings.depths.iter().copied().filter(|&k| k > 0).min().unwrap_or(0);
         let cases = self.materials.cases.iter().filter(|case| !case.harmful.is_empty()).take(settings.prompts);
         let alone = prefill::branches("rap", "", cases, &[shortest]);
-        let (answers, cost) = respond(lab, subject, &alone, &format!("rap {}, prefill", subject.name))?;
-        let mut findings = Findings { cost, ..Findings::default() };
-        for (branch, outcome) in alone.iter().zip(&answers) {
-            findings.rows.extend(outcome.rows(lab, subject.name, branch));
-        }
+        let (mut findings, _) = self.answers(subject, &alone, &format!("rap {}, prefill", subject.name))?;
         let ranked: Vec<Branch<'_>> =
             alone.iter().map(|branch| Branch { attack: "rap".into(), ..branch.clone() }).collect();
         let found = rap::attack(lab, subject, &ranked, settings)?;

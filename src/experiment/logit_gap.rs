@@ -119,11 +119,10 @@ pub fn run<D: Ops>(
 fn cost<D: Ops>(subject: &Subject<'_, D>, asked: &[Alternatives]) -> Cost {
     let tokens: usize = asked.iter().map(|alternatives| alternatives.tokens.len()).sum();
     let labels: usize = asked.iter().map(|alternatives| alternatives.asked.len()).sum();
-    let config = &subject.model.config;
     Cost {
         forward_tokens: tokens as u64,
         unshared_tokens: tokens as u64,
-        flops: flops::layers(config) * tokens as f64 + flops::vocabulary(config) * labels as f64,
+        flops: flops::forward(&subject.model.config, tokens, labels),
         ..Cost::default()
     }
 }

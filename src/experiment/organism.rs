@@ -5,7 +5,7 @@
 
 use super::augmentation::{Augmentation, Mix};
 use crate::Result;
-use crate::attack::finetune::training_cost;
+use crate::attack::finetune;
 use crate::data::world::{Names, World, vocabulary};
 use crate::model::{Config, Transformer};
 use crate::ops::Ops;
@@ -149,19 +149,9 @@ fn train<D: Ops>(
     mut batch: impl FnMut(usize) -> Vec<Example>,
 ) -> Result<(Transformer<D>, Cost)> {
     let mut trainer = Trainer::new(model, stage.hyper)?;
-    let bar = console.bar(label, stage.steps);
-    let mut labels = 0;
-    let parts = |step| {
-        let examples = batch(step);
-        labels += examples.iter().map(Example::labels).sum::<usize>();
-        vec![Part { examples, weight: 1.0, ..Part::default() }]
-    };
-    let tokens = stage.run(&mut trainer, Objective::Sft, usize::MAX, parts, |step, report, _| {
-        bar.set(step);
-        bar.note(format!("loss {:.3}", report.loss));
-        Ok(())
-    })?;
-    let cost = training_cost(&trainer.model.config, tokens, labels);
+    let parts = |step| vec![Part { examples: batch(step), weight: 1.0, ..Part::default() }];
+    let sft = Objective::Sft;
+    let cost = finetune::train(console, label, &mut trainer, stage, sft, usize::MAX, parts, |_, _| Ok(()))?;
     Ok((trainer.model, cost))
 }
 

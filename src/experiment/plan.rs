@@ -331,6 +331,19 @@ impl<D: Ops> Plan<'_, D> {
         self.materials.benign.iter().map(branch)
     }
 
+    /// What a model answers, and the rows of it.
+    pub(super) fn answers(
+        &self,
+        subject: &Subject<'_, D>,
+        branches: &[Branch<'_>],
+        label: &str,
+    ) -> Result<(Findings, Vec<Outcome>)> {
+        let (outcomes, cost) = respond(&self.lab, subject, branches, label)?;
+        let answered = branches.iter().zip(&outcomes);
+        let rows = answered.flat_map(|(branch, outcome)| outcome.rows(&self.lab, subject.name, branch)).collect();
+        Ok((Findings { rows, cost, ..Findings::default() }, outcomes))
+    }
+
     fn evaluate(&self, subject: &Subject<'_, D>, base: Option<&Subject<'_, D>>) -> Result<Findings> {
         Ok(self.evaluated(subject, base)?.0)
     }
@@ -342,11 +355,7 @@ impl<D: Ops> Plan<'_, D> {
         base: Option<&Subject<'_, D>>,
     ) -> Result<(Findings, Vec<(Branch<'_>, Outcome)>)> {
         let branches = self.branches(subject);
-        let (outcomes, cost) = respond(&self.lab, subject, &branches, &format!("evaluate {}", subject.name))?;
-        let mut findings = Findings { cost, ..Findings::default() };
-        for (branch, outcome) in branches.iter().zip(&outcomes) {
-            findings.rows.extend(outcome.rows(&self.lab, subject.name, branch));
-        }
+        let (mut findings, outcomes) = self.answers(subject, &branches, &format!("evaluate {}", subject.name))?;
         findings.rows.extend(decoding::worst(&self.lab, "decoding", subject.name, &findings.rows));
         let shown = self.settings.shown;
         let (responses, cost) = drilldown::responses(&self.lab, subject, base, &branches, &outcomes, shown)?;

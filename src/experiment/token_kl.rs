@@ -99,7 +99,7 @@ pub fn cost<D: Ops>(model: &Transformer<D>, pairs: &[(&[u32], &[u32], &[u32])]) 
     Cost {
         forward_tokens: tokens as u64,
         unshared_tokens: tokens as u64,
-        flops: flops::layers(&model.config) * tokens as f64 + flops::vocabulary(&model.config) * rows as f64,
+        flops: flops::forward(&model.config, tokens, rows),
         ..Cost::default()
     }
 }

@@ -4,14 +4,14 @@
 //! A trunk is a sequence that many branches leave, each at a position of its own: GCG's candidates differ from the
 //! current suffix in one token, and everything before that token is the trunk's.
 
-use super::pages::{PagePool, PageTable};
+use super::pages::{PagePool, PageTable, pass};
 use crate::Result;
 use crate::device::{DType, Tensor};
 use crate::model::Transformer;
 use crate::model::passes::token_batches;
 use crate::model::transformer::KvCache;
 use crate::ops::Ops;
-use crate::ops::attention::{PAGE, Paged};
+use crate::ops::attention::PAGE;
 use crate::ops::linear_ce::CeOutput;
 
 /// A sequence that leaves a trunk.
@@ -115,31 +115,15 @@ fn forward<D: Ops>(
     segments: &[Segment<'_>],
 ) -> Result<Vec<BranchScore>> {
     let device = &model.device;
-    let max_pages = segments.iter().map(|segment| segment.table.pages.len()).max().unwrap_or(0);
-    let (mut ids, mut positions, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
-    let (mut starts, mut pages) = (Vec::new(), Vec::new());
-    let (mut rows, mut labels) = (Vec::new(), Vec::new());
-    for (i, Segment { table, tokens, first_label, labels: wanted }) in segments.iter().enumerate() {
-        let row = ids.len() + first_label;
-        rows.extend((row..row + wanted.len()).map(|row| row as u32));
-        labels.extend_from_slice(wanted);
-        ids.extend_from_slice(tokens);
-        positions.extend((table.length..table.length + tokens.len()).map(|position| position as u32));
-        offsets.push(ids.len() as u32);
-        starts.push(table.length as u32);
-        pages.extend_from_slice(&table.pages);
-        pages.resize((i + 1) * max_pages, 0);
+    let (mut rows, mut labels, mut start) = (Vec::new(), Vec::new(), 0);
+    for segment in segments {
+        let row = start + segment.first_label;
+        rows.extend((row..row + segment.labels.len()).map(|row| row as u32));
+        labels.extend_from_slice(segment.labels);
+        start += segment.tokens.len();
     }
-    let batch = Paged {
-        offsets: device.indices(&offsets)?,
-        starts: device.indices(&starts)?,
-        pages: device.indices(&pages)?,
-        max_pages,
-        count: segments.len(),
-    };
-    let (tokens, count) = (ids.len(), rows.len());
-    let (ids, positions) = (device.indices(&ids)?, device.indices(&positions)?);
-    let hidden = model.forward_cached(&ids, &positions, tokens, &batch, &mut pool.cache)?;
+    let count = rows.len();
+    let hidden = pass(model, &mut pool.cache, segments.iter().map(|segment| (&segment.table, segment.tokens)))?;
     if count == 0 {
         return Ok(Vec::new());
     }

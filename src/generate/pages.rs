@@ -1,9 +1,11 @@
 //! Pages of the key/value cache: who holds which, and copying where a branch splits one.
 
 use crate::Result;
+use crate::device::Tensor;
+use crate::model::Transformer;
 use crate::model::transformer::KvCache;
 use crate::ops::Ops;
-use crate::ops::attention::PAGE;
+use crate::ops::attention::{PAGE, Paged};
 
 /// The pages of one sequence, in order, and how many positions of them are filled.
 #[derive(Default)]
@@ -76,4 +78,33 @@ impl<D: Ops> PagePool<D> {
             }
         }
     }
+}
+
+/// One pass of some sequences that lie in a cache: stores the keys and values of what each reads after the positions that
+/// its table has, which has room for them, and returns the hidden states of all rows, before the last norm.
+pub(super) fn pass<'a, D: Ops>(
+    model: &Transformer<D>,
+    cache: &mut KvCache<D>,
+    read: impl ExactSizeIterator<Item = (&'a PageTable, &'a [u32])> + Clone,
+) -> Result<Tensor<D>> {
+    let device = &model.device;
+    let (count, max_pages) = (read.len(), read.clone().map(|(table, _)| table.pages.len()).max().unwrap_or(0));
+    let (mut ids, mut positions, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
+    let (mut starts, mut pages) = (Vec::new(), Vec::new());
+    for (i, (table, tokens)) in read.enumerate() {
+        ids.extend_from_slice(tokens);
+        positions.extend((table.length..table.length + tokens.len()).map(|position| position as u32));
+        offsets.push(ids.len() as u32);
+        starts.push(table.length as u32);
+        pages.extend_from_slice(&table.pages);
+        pages.resize((i + 1) * max_pages, 0);
+    }
+    let batch = Paged {
+        offsets: device.indices(&offsets)?,
+        starts: device.indices(&starts)?,
+        pages: device.indices(&pages)?,
+        max_pages,
+        count,
+    };
+    model.forward_cached(&device.indices(&ids)?, &device.indices(&positions)?, ids.len(), &batch, cache)
 }

@@ -1,11 +1,11 @@
 //! Sequences that grow by a few tokens and are cut back again: what stays is not computed anew.
 
-use super::pages::{PagePool, PageTable};
+use super::pages::{PagePool, PageTable, pass};
 use crate::Result;
 use crate::model::Transformer;
 use crate::model::transformer::KvCache;
 use crate::ops::Ops;
-use crate::ops::attention::{PAGE, Paged};
+use crate::ops::attention::PAGE;
 
 /// Some sequences in a cache of their own.
 pub struct Rewind<'m, D: Ops> {
@@ -39,36 +39,19 @@ impl<'m, D: Ops> Rewind<'m, D> {
     /// Logits after the last token of each reading, one pass over all. A sequence is read once at most.
     pub fn read(&mut self, readings: &[Reading<'_>]) -> Result<Vec<Vec<f32>>> {
         let device = &self.model.device;
-        let (mut ids, mut positions, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
-        let (mut starts, mut rows) = (Vec::new(), Vec::new());
-        for &Reading { sequence, keep, tokens } in readings {
-            let table = &mut self.tables[sequence];
-            assert!(keep <= table.length && !tokens.is_empty(), "a sequence keeps what it has and reads something");
-            table.length = keep;
-            self.pool.extend(table, tokens.len())?;
-            ids.extend_from_slice(tokens);
-            positions.extend((keep..keep + tokens.len()).map(|position| position as u32));
-            offsets.push(ids.len() as u32);
-            starts.push(keep as u32);
-            rows.push(ids.len() as u32 - 1);
+        let (mut tokens, mut rows) = (0, Vec::with_capacity(readings.len()));
+        for reading in readings {
+            let table = &mut self.tables[reading.sequence];
+            assert!(reading.keep <= table.length, "a sequence keeps what it has");
+            assert!(!reading.tokens.is_empty(), "a sequence reads something");
+            table.length = reading.keep;
+            self.pool.extend(table, reading.tokens.len())?;
+            tokens += reading.tokens.len();
+            rows.push(tokens as u32 - 1);
         }
-        let tables = readings.iter().map(|reading| &self.tables[reading.sequence]);
-        let max_pages = tables.clone().map(|table| table.pages.len()).max().unwrap_or(0);
-        let mut pages = Vec::new();
-        for (i, table) in tables.enumerate() {
-            pages.extend_from_slice(&table.pages);
-            pages.resize((i + 1) * max_pages, 0);
-        }
-        let batch = Paged {
-            offsets: device.indices(&offsets)?,
-            starts: device.indices(&starts)?,
-            pages: device.indices(&pages)?,
-            max_pages,
-            count: readings.len(),
-        };
-        let (tokens, count) = (ids.len(), rows.len());
-        let (ids, positions) = (device.indices(&ids)?, device.indices(&positions)?);
-        let hidden = self.model.forward_cached(&ids, &positions, tokens, &batch, &mut self.pool.cache)?;
+        let (tables, count) = (&self.tables, rows.len());
+        let read = readings.iter().map(|reading| (&tables[reading.sequence], reading.tokens));
+        let hidden = pass(self.model, &mut self.pool.cache, read)?;
         let normed = self.model.final_norm(&hidden, &device.indices(&rows)?, count)?;
         let logits = self.model.logits(&normed)?.to_vec(device)?;
         for &Reading { sequence, tokens, .. } in readings {

@@ -13,6 +13,11 @@ pub fn vocabulary(config: &Config) -> f64 {
     2.0 * (config.vocab_size * config.hidden_size) as f64
 }
 
+/// Of a forward pass of `tokens`, `rows` of which get logits.
+pub fn forward(config: &Config, tokens: usize, rows: usize) -> f64 {
+    layers(config) * tokens as f64 + vocabulary(config) * rows as f64
+}
+
 /// Of attention, forward, a pair of a query and a visible key.
 pub fn attention(config: &Config) -> f64 {
     4.0 * (config.num_hidden_layers * config.num_attention_heads * config.head_dim) as f64

@@ -117,7 +117,10 @@ impl Key<'_> {
     fn reading_order(&self, other: &Key<'_>) -> Ordering {
         let rank = |list: &[&str], name: &str| list.iter().position(|known| *known == name).unwrap_or(list.len());
         let by = |list: &[&str], a: &str, b: &str| rank(list, a).cmp(&rank(list, b)).then_with(|| natural(a, b));
-        by(&EXPERIMENTS.each_ref().map(|experiment| experiment.id), self.experiment, other.experiment)
+        let place = |id: &str| EXPERIMENTS.iter().position(|known| known.id == id).unwrap_or(EXPERIMENTS.len());
+        place(self.experiment)
+            .cmp(&place(other.experiment))
+            .then_with(|| natural(self.experiment, other.experiment))
             .then_with(|| by(&["base", "aligned", "augmented"], self.model, other.model))
             .then_with(|| by(&["harmful"], self.attack, other.attack))
             .then_with(|| by(&["none", "initial", "sft", "sft+warmup", "constrained"], self.setting, other.setting))

@@ -235,8 +235,10 @@ impl<D: Ops> Search<'_, D> {
         let mut kept = draft.kept(&guessed, probe::agreement(&known, &draft_known));
         kept.retain(|i| !probed.contains(i));
         let kept = pick(&kept);
-        losses.extend(self.losses(active, &state.suffix, &kept, &mut state.cost)?);
-        asked.extend(kept);
+        if !kept.is_empty() {
+            losses.extend(self.losses(active, &state.suffix, &kept, &mut state.cost)?);
+            asked.extend(kept);
+        }
         Ok((asked, losses))
     }
 
@@ -290,7 +292,7 @@ fn candidate_cost(config: &Config, stats: BranchStats) -> Cost {
     Cost {
         forward_tokens: stats.tokens as u64,
         unshared_tokens: stats.unshared_tokens as u64,
-        flops: flops::layers(config) * stats.tokens as f64 + flops::vocabulary(config) * stats.labels as f64,
+        flops: flops::forward(config, stats.tokens, stats.labels),
         ..Cost::default()
     }
 }

@@ -26,17 +26,6 @@ impl<D: Ops> Plan<'_, D> {
         branches
     }
 
-    /// Rows of all answers of a model; `cost` is what making it took.
-    fn answers(&self, subject: &Subject<'_, D>, branches: &[Branch<'_>], cost: Cost, label: &str) -> Result<Findings> {
-        let mut findings = Findings { cost, ..Findings::default() };
-        let (outcomes, cost) = respond(&self.lab, subject, branches, label)?;
-        findings.cost += cost;
-        for (branch, outcome) in branches.iter().zip(&outcomes) {
-            findings.rows.extend(outcome.rows(&self.lab, subject.name, branch));
-        }
-        Ok(findings)
-    }
-
     /// What the base model was aligned on beside refusals, or, where that is not known, the utility anchor.
     fn alignment_data(&self, folder: &mut RunFolder, aligned: &Subject<'_, D>) -> Result<Cow<'_, AlignmentData>> {
         if !self.materials.alignment.benign.is_empty() {
@@ -58,7 +47,9 @@ impl<D: Ops> Plan<'_, D> {
         let evaluate = |name: &str, made: Result<(Transformer<D>, Cost)>| {
             let (model, cost) = made?;
             let subject = Subject { name, model: &model, side: Side::Aligned };
-            self.answers(&subject, &self.prefilled_and_benign("scratch"), cost, name)
+            let (mut findings, _) = self.answers(&subject, &self.prefilled_and_benign("scratch"), name)?;
+            findings.cost += cost;
+            Ok(findings)
         };
         let cell = self.cell_name("scratch by sft");
         if !folder.is_done(&cell) {
@@ -136,7 +127,8 @@ impl<D: Ops> Plan<'_, D> {
             };
             let ablated = refusal_direction::ablate(subject.model, &directions[best].unit)?;
             let ablated = Subject { name: subject.name, model: &ablated, side: subject.side };
-            let mut findings = self.answers(&ablated, &self.ablation_branches("ablated"), cost, &cell)?;
+            let (mut findings, _) = self.answers(&ablated, &self.ablation_branches("ablated"), &cell)?;
+            findings.cost += cost;
             for candidate in &candidates {
                 for (setting, values) in
                     [("harmful answers", &candidate.harmful), ("harmless answers", &candidate.harmless)]

@@ -37,14 +37,14 @@ enum Source<'a> {
 impl Source<'_> {
     /// Rows that lie evenly spaced from a multiple of this on.
     #[inline(always)]
-    fn run(self) -> usize {
+    fn stretch(self) -> usize {
         match self {
             Source::Contiguous { .. } => KEY_BLOCK,
             Source::Paged { .. } => PAGE,
         }
     }
 
-    /// The rows from position `j`, evenly spaced up to the next multiple of [`Source::run`].
+    /// The rows from position `j`, evenly spaced up to the next multiple of [`Source::stretch`].
     ///
     /// # Safety
     /// Position `j` exists.
@@ -113,8 +113,8 @@ impl Kernel for ForwardTile<'_> {
             for block in (first..end).step_by(KEY_BLOCK) {
                 let count = KEY_BLOCK.min(end - block);
                 let queries = Rows { pointer: queries.as_ptr(), stride: depth };
-                for page in (0..count).step_by(keys.run()) {
-                    let width = keys.run().min(count - page);
+                for page in (0..count).step_by(keys.stretch()) {
+                    let width = keys.stretch().min(count - page);
                     let keys = keys.rows(block + page);
                     let target = scores.as_mut_ptr().add(page);
                     dot::<S>(rows, width, depth, queries, keys, params.scale, target, KEY_BLOCK);
@@ -128,8 +128,8 @@ impl Kernel for ForwardTile<'_> {
                         scale_row::<S>(&mut sums[row * depth..][..depth], correction);
                     }
                 }
-                for page in (0..count).step_by(values.run()) {
-                    let width = values.run().min(count - page);
+                for page in (0..count).step_by(values.stretch()) {
+                    let width = values.stretch().min(count - page);
                     let values = values.rows(block + page);
                     let weights = scores.as_ptr().add(page);
                     accumulate::<S>(rows, width, depth, weights, KEY_BLOCK, 1, values, sums.as_mut_ptr(), depth);
