@@ -5,7 +5,7 @@ use safedepth::generate::{Engine, Request, Step};
 use safedepth::model::init::initialise;
 use safedepth::model::{Config, Transformer};
 use safedepth::ops::attention::{Attention, AttentionParams, Ragged};
-use safedepth::ops::linear_ce::{CeOutput, LinearCe};
+use safedepth::ops::linear_ce::{CeGradient, CeOutput, LinearCe};
 use safedepth::ops::linear_kl::{KlGradient, KlSide, LinearKl};
 use safedepth::ops::sampling::SamplingParams;
 use safedepth::train::trainer::Group;
@@ -74,12 +74,18 @@ fn losses_never_hold_the_logits() {
     let coefficient = vector();
     let (mut dhidden, mut dw) = (constant(&device, tokens, size, 0.0), constant(&device, vocab, size, 0.0));
     let peak = rise(|| {
-        let output =
-            CeOutput { lse: &mut lse, logprob: &mut logprob, entropy: Some(&mut entropy), rank: Some(&mut rank) };
+        let (entropy, rank) = (Some(&mut entropy), Some(&mut rank));
+        let output = CeOutput { lse: &mut lse, logprob: &mut logprob, entropy, rank, kept: None };
         device.linear_ce(&hidden, &w, None, &labels, output).unwrap();
-        device.linear_ce_backward(&hidden, &w, None, &labels, &lse, &coefficient, &mut dhidden, Some(&mut dw)).unwrap();
+        let gradient = CeGradient { hidden: &mut dhidden, w: Some(&mut dw), accumulate: true };
+        device.linear_ce_backward(&hidden, &w, None, &labels, &lse, &coefficient, None, gradient).unwrap();
     });
     assert!(peak < logits / 16, "cross-entropy: {peak} bytes, the logits are {logits}");
+    // What a training step keeps of them is bounded whatever their number.
+    for (tokens, vocab) in [(64, 256_000), (512, 256_000), (100_000, 256_000), (1, 1 << 30), (4096, 50)] {
+        let kept = device.kept_logits(tokens, vocab) * size_of::<f32>();
+        assert!(kept <= 64 << 20 && kept <= tokens * vocab * size_of::<f32>(), "{tokens} x {vocab}: {kept} bytes kept");
+    }
     let side = || KlSide { hidden: &hidden, w: &w, softcap: None };
     let peak = rise(|| drop(device.linear_kl(side(), side()).unwrap()));
     assert!(peak < logits / 16, "KL: {peak} bytes, the logits of a side are {logits}");

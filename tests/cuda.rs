@@ -52,8 +52,9 @@ mod training {
             let report = trainer.step(&[group], objective, 2, 1e-3).unwrap();
             reports.extend([report.loss, report.grad_norm]);
         }
-        let device = &trainer.model.device;
-        let gradients = trainer.gradients.iter().flat_map(|gradient| gradient.to_vec(device).unwrap());
+        let device = trainer.model.device.clone();
+        let gradients = trainer.gradients().unwrap().iter();
+        let gradients = gradients.flat_map(|gradient| gradient.to_vec(&device).unwrap());
         (reports, gradients.map(f64::from).collect())
     }
 

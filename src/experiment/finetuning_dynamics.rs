@@ -35,13 +35,9 @@ pub fn gradient_norms<D: Ops>(trainer: &mut Trainer<D>, example: &Example, posit
     let mut norms = Vec::with_capacity(positions);
     for index in example.first_label..example.tokens.len().min(example.first_label + positions) {
         let one = Example { tokens: example.tokens[..=index].to_vec(), first_label: index, first_position: 1 };
-        trainer.gradients.zero(&trainer.model.device)?;
+        trainer.reset_gradients()?;
         trainer.accumulate(&[&one], &[], Objective::Sft, 1.0)?;
-        let mut squares = 0.0;
-        for gradient in trainer.gradients.iter() {
-            squares += trainer.model.device.sum_squares(gradient)?;
-        }
-        norms.push(squares.sqrt());
+        norms.push(trainer.gradient_norm()?);
     }
     Ok(norms)
 }

@@ -130,7 +130,7 @@ fn forward<D: Ops>(
     let normed = model.final_norm(&hidden, &device.indices(&rows)?, count)?;
     let vector = || Tensor::empty(device, DType::F32, 1, count);
     let (mut lse, mut logprob, mut rank) = (vector()?, vector()?, vector()?);
-    let output = CeOutput { lse: &mut lse, logprob: &mut logprob, entropy: None, rank: Some(&mut rank) };
+    let output = CeOutput { lse: &mut lse, logprob: &mut logprob, entropy: None, rank: Some(&mut rank), kept: None };
     let softcap = model.config.final_logit_softcapping;
     device.linear_ce(&normed, model.parameters.unembedding(), softcap, &device.indices(&labels)?, output)?;
     let (logprob, rank) = (logprob.to_vec(device)?, rank.to_vec(device)?);

@@ -251,16 +251,18 @@ impl<D: Ops> Transformer<D> {
         dhidden: Tensor<D>,
         gradients: Option<&mut Parameters<Tensor<D>>>,
     ) -> Result<Tensor<D>> {
-        self.backward_from(batch, &mut activations, dhidden, gradients)
+        self.backward_from(batch, &mut activations, dhidden, gradients, true)
     }
 
-    /// [`Self::backward`] that empties `activations` for the next forward pass.
+    /// [`Self::backward`] that empties `activations` for the next forward pass, and overwrites the gradients of layers'
+    /// matrices unless it is to `accumulate`.
     pub fn backward_from(
         &self,
         batch: &Batch<D>,
         activations: &mut Activations<D>,
         mut dhidden: Tensor<D>,
         mut gradients: Option<&mut Parameters<Tensor<D>>>,
+        accumulate: bool,
     ) -> Result<Tensor<D>> {
         let [cos, sin] = activations.angles.take().expect("the forward pass kept its angles");
         let layers = &mut activations.layers;
@@ -271,7 +273,7 @@ impl<D: Ops> Transformer<D> {
                 None => self.layer_forward(index, &input, &cos, &sin, Source::Batch(&batch.ragged))?.1,
             };
             let layer = gradients.as_mut().map(|gradients| &mut gradients.layers[index]);
-            self.layer_backward(index, batch, &input, &kept, &cos, &sin, &mut dhidden, layer)?;
+            self.layer_backward(index, batch, &input, &kept, &cos, &sin, &mut dhidden, layer, accumulate)?;
         }
         if let Some(gradients) = gradients {
             let scale = self.config.embedding_scale;
@@ -368,6 +370,7 @@ impl<D: Ops> Transformer<D> {
         sin: &Tensor<D>,
         dhidden: &mut Tensor<D>,
         mut gradients: Option<&mut Layer<Tensor<D>>>,
+        accumulate: bool,
     ) -> Result<()> {
         let layer = &self.parameters.layers[index];
         let device = &self.device;
@@ -391,7 +394,7 @@ impl<D: Ops> Transformer<D> {
         if let Some(gradients) = &mut gradients {
             let mut activated = kept.gate.empty_like(device)?;
             device.glu(self.config.hidden_activation, &kept.gate, &kept.up, &mut activated)?;
-            device.linear_backward_weight(dmlp, &activated, &mut gradients.down_proj, None)?;
+            device.linear_backward_weight(dmlp, &activated, &mut gradients.down_proj, None, accumulate)?;
         }
         let mut dgate = kept.gate.empty_like(device)?;
         let mut dup = kept.up.empty_like(device)?;
@@ -402,8 +405,8 @@ impl<D: Ops> Transformer<D> {
         device.linear_backward_input(&dup, &layer.up_proj, &mut dnormed, true)?;
         if let Some(gradients) = &mut gradients {
             let normed = self.norm(&kept.middle, self.mlp_norm(layer), kept.gate.dtype())?;
-            device.linear_backward_weight(&dgate, &normed, &mut gradients.gate_proj, None)?;
-            device.linear_backward_weight(&dup, &normed, &mut gradients.up_proj, None)?;
+            device.linear_backward_weight(&dgate, &normed, &mut gradients.gate_proj, None, accumulate)?;
+            device.linear_backward_weight(&dup, &normed, &mut gradients.up_proj, None, accumulate)?;
         }
         drop((dgate, dup));
         let dweight = gradients.as_mut().map(|gradients| match &mut gradients.pre_feedforward_layernorm {
@@ -430,7 +433,13 @@ impl<D: Ops> Transformer<D> {
         device.linear_backward_input(dattention, &layer.o_proj.weight, &mut dattended, false)?;
         if let Some(gradients) = &mut gradients {
             let o_proj = &mut gradients.o_proj;
-            device.linear_backward_weight(dattention, &kept.attended, &mut o_proj.weight, o_proj.bias.as_mut())?;
+            device.linear_backward_weight(
+                dattention,
+                &kept.attended,
+                &mut o_proj.weight,
+                o_proj.bias.as_mut(),
+                accumulate,
+            )?;
         }
         let (mut dq, mut dk) = (kept.q.empty_like(device)?, kept.k.empty_like(device)?);
         let mut dv = kept.v.empty_like(device)?;
@@ -456,7 +465,13 @@ impl<D: Ops> Transformer<D> {
             for (dy, projection) in
                 [(&dq, &mut gradients.q_proj), (&dk, &mut gradients.k_proj), (&dv, &mut gradients.v_proj)]
             {
-                device.linear_backward_weight(dy, &normed, &mut projection.weight, projection.bias.as_mut())?;
+                device.linear_backward_weight(
+                    dy,
+                    &normed,
+                    &mut projection.weight,
+                    projection.bias.as_mut(),
+                    accumulate,
+                )?;
             }
         }
         let dweight = gradients.map(|gradients| &mut gradients.input_layernorm);

@@ -174,7 +174,8 @@ pub fn distances<D: Ops>(device: &D, folder: &Path) -> Result<Vec<Distance>> {
     let want = f64::from(golden.f32("loss")[0]);
     found.push(Distance { what: "loss", off: (loss - want).abs() / want, bound: 1e-5 });
     let mut worst = 0.0_f64;
-    for ((name, _), gradient) in trainer.model.config.parameters().iter().zip(trainer.gradients.iter()) {
+    let parameters = trainer.model.config.parameters();
+    for ((name, _), gradient) in parameters.iter().zip(trainer.gradients()?.iter()) {
         let off = relative(&gradient.to_vec(device)?, &golden.f32(&format!("grad.{name}")));
         worst = if off.is_nan() { f64::INFINITY } else { worst.max(off) };
     }

@@ -6,7 +6,7 @@ use super::reference::linear_ce::{self as reference, Logits};
 use super::values::{Random, widen};
 use super::{Law, TestDevice, Trial};
 use crate::device::{Cpu, DType, Tensor};
-use crate::ops::linear_ce::{CeOutput, IGNORE};
+use crate::ops::linear_ce::{CeGradient, CeOutput, IGNORE};
 use proptest::prelude::*;
 
 pub fn laws<D: TestDevice>() -> Vec<Law<D>> {
@@ -105,7 +105,8 @@ fn garbage<D: TestDevice>(device: &D, rows: usize, cols: usize) -> Tensor<D> {
 fn forward<D: TestDevice>(device: &D, case: &Case, inputs: &Inputs) -> Forward {
     let Loaded { hidden, w, labels } = load(device, case, inputs);
     let [mut lse, mut logprob, mut entropy, mut rank] = [(); 4].map(|()| garbage(device, 1, inputs.labels.len()));
-    let output = CeOutput { lse: &mut lse, logprob: &mut logprob, entropy: Some(&mut entropy), rank: Some(&mut rank) };
+    let (entropy_to, rank_to) = (Some(&mut entropy), Some(&mut rank));
+    let output = CeOutput { lse: &mut lse, logprob: &mut logprob, entropy: entropy_to, rank: rank_to, kept: None };
     device.linear_ce(&hidden, &w, case.softcap, &labels, output).unwrap();
     let [lse, logprob, entropy, rank] = [lse, logprob, entropy, rank].map(|x| x.to_vec(device).unwrap());
     Forward { lse, logprob, entropy, rank }
@@ -116,19 +117,30 @@ fn backward<D: TestDevice>(device: &D, case: &Case, inputs: &Inputs) -> [Vec<f32
     let Loaded { hidden, w, labels } = load(device, case, inputs);
     let tokens = inputs.labels.len();
     let (mut lse, mut logprob) = (garbage(device, 1, tokens), garbage(device, 1, tokens));
-    let output = CeOutput { lse: &mut lse, logprob: &mut logprob, entropy: None, rank: None };
+    // Some of the logits are kept: none, those of one tile, or all.
+    let mut kept = garbage(device, tokens, case.vocab.min(case.seed as usize % 3 * 1024));
+    let (lse_to, logprob_to) = (&mut lse, &mut logprob);
+    let output = CeOutput { lse: lse_to, logprob: logprob_to, entropy: None, rank: None, kept: Some(&mut kept) };
     device.linear_ce(&hidden, &w, case.softcap, &labels, output).unwrap();
     let coefficient = Tensor::from_slice(device, DType::F32, 1, tokens, &inputs.coefficient).unwrap();
     let mut dhidden = garbage(device, tokens, case.size);
     let mut dw = Tensor::from_slice(device, DType::F32, w.rows(), case.size, &inputs.dw).unwrap();
-    device
-        .linear_ce_backward(&hidden, &w, case.softcap, &labels, &lse, &coefficient, &mut dhidden, Some(&mut dw))
-        .unwrap();
-    // The same without dw.
-    let mut alone = garbage(device, tokens, case.size);
-    device.linear_ce_backward(&hidden, &w, case.softcap, &labels, &lse, &coefficient, &mut alone, None).unwrap();
+    let go = |kept: Option<&mut Tensor<D>>, gradient: CeGradient<'_, D>| {
+        device.linear_ce_backward(&hidden, &w, case.softcap, &labels, &lse, &coefficient, kept, gradient).unwrap();
+    };
+    go(None, CeGradient { hidden: &mut dhidden, w: Some(&mut dw), accumulate: true });
     let dhidden = dhidden.to_vec(device).unwrap();
+    // The same without dw, and with what was kept and a dw that is overwritten.
+    let mut alone = garbage(device, tokens, case.size);
+    go(None, CeGradient { hidden: &mut alone, w: None, accumulate: true });
     assert_eq!(bits(&alone.to_vec(device).unwrap()), bits(&dhidden), "dhidden depends on whether dw is wanted");
+    let mut alone = garbage(device, tokens, case.size);
+    let mut added = Tensor::zeros(device, DType::F32, w.rows(), case.size).unwrap();
+    go(None, CeGradient { hidden: &mut alone, w: Some(&mut added), accumulate: true });
+    let mut overwritten = garbage(device, w.rows(), case.size);
+    go(Some(&mut kept), CeGradient { hidden: &mut alone, w: Some(&mut overwritten), accumulate: false });
+    assert_eq!(bits(&alone.to_vec(device).unwrap()), bits(&dhidden), "dhidden depends on what was kept");
+    assert_eq!(overwritten.to_vec(device).unwrap(), added.to_vec(device).unwrap(), "dw depends on what was kept");
     [dhidden, dw.to_vec(device).unwrap()]
 }
 

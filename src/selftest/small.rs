@@ -288,7 +288,15 @@ fn linear_layers<D: TestDevice>(trial: &Trial<D>) {
                 .collect();
             close_sums(device, &dx, &want, "linear dx");
 
-            device.linear_backward_weight(&tdy, &tx, &mut dw, Some(&mut db)).unwrap();
+            let mut overwritten = [[n, k], [1, n]].map(|[r, c]| tensor(device, r, c, &vec![f32::NAN; r * c]));
+            let [dw_only, db_only] = &mut overwritten;
+            device.linear_backward_weight(&tdy, &tx, dw_only, Some(db_only), false).unwrap();
+            let want: Vec<_> =
+                at(k).take(n * k).map(|(j, p)| Sum::of((0..t).map(|i| dy[i * n + j] * x[i * k + p]))).collect();
+            close_sums(device, dw_only, &want, "linear dw, overwritten");
+            let want: Vec<_> = (0..n).map(|j| Sum::of((0..t).map(|i| dy[i * n + j]))).collect();
+            close_sums(device, db_only, &want, "linear dbias, overwritten");
+            device.linear_backward_weight(&tdy, &tx, &mut dw, Some(&mut db), true).unwrap();
             let want: Vec<_> = at(k)
                 .take(n * k)
                 .map(|(j, p)| Sum::of((0..t).map(|i| dy[i * n + j] * x[i * k + p]).chain([dw_before[j * k + p]])))
@@ -373,7 +381,7 @@ fn thread_counts<D: TestDevice>(trial: &Trial<D>) {
                 Tensor::zeros(device, DType::F32, cols, cols).unwrap(),
                 Tensor::zeros(device, DType::F32, 1, cols).unwrap(),
             );
-            device.linear_backward_weight(&dy, &x, &mut weight, Some(&mut bias)).unwrap();
+            device.linear_backward_weight(&dy, &x, &mut weight, Some(&mut bias), true).unwrap();
             let tensors = [&dw, &dtable, &weight, &bias];
             let all: Vec<u32> = tensors.iter().flat_map(|t| bits(&t.to_vec(device).unwrap())).collect();
             (all, device.sum_squares(&x).unwrap().to_bits())

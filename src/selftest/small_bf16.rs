@@ -217,7 +217,7 @@ fn linear_backward(trial: &Trial<Cuda>) {
             let mut dw = tensor(device, DType::F32, n, k, &dw_before);
             let mut db = tensor(device, DType::F32, 1, n, &db_before);
             device.linear_backward_input(&tdy, &tw, &mut dx, accumulate).unwrap();
-            device.linear_backward_weight(&tdy, &tx, &mut dw, Some(&mut db)).unwrap();
+            device.linear_backward_weight(&tdy, &tx, &mut dw, Some(&mut db), true).unwrap();
             let [x, w, dy, dx_before] = [&x, &w, &dy, &dx_before].map(|values| widen(values));
             let [dw_before, db_before] = [&dw_before, &db_before].map(|values| widen(values));
             let want = sums(t, k, |i, p| {

@@ -73,7 +73,8 @@ impl MemoryPlan {
         let mlp = tokens * (4 * intermediate + 2 * hidden + config.hidden_size * branch + rounded);
         let unembedding = trained(model.parameters.unembedding().dtype());
         let tiles = model.device.tile_bytes(labels, config.vocab_size, unembedding);
-        let loss = labels * 3 * hidden + tokens * hidden + tiles;
+        let logits = model.device.kept_logits(labels, config.vocab_size) * float;
+        let loss = labels * 3 * hidden + tokens * hidden + tiles + logits;
         Self { weights, gradients, optimizer, activations, workspace: mlp.max(loss) }
     }
 

@@ -114,6 +114,7 @@ fn label_scores<D: Ops>(
         logprob: &mut logprob,
         entropy: detailed.then_some(&mut entropy),
         rank: detailed.then_some(&mut rank),
+        kept: None,
     };
     let softcap = model.config.final_logit_softcapping;
     device.linear_ce(&normed, model.parameters.unembedding(), softcap, labels, output)?;

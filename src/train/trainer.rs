@@ -8,7 +8,7 @@ use crate::model::transformer::{Activations, Keep};
 use crate::model::{Parameters, Transformer};
 use crate::ops::Ops;
 use crate::ops::adamw::AdamWStep;
-use crate::ops::linear_ce::CeOutput;
+use crate::ops::linear_ce::{CeGradient, CeOutput, room_for_kept};
 
 /// Optimizer settings; the defaults are the Hugging Face Trainer's.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -68,7 +68,10 @@ pub struct Trainer<D: Ops> {
     /// f32 copies of parameters that the model holds in a narrower type; `None` where the model's own are f32, or where
     /// [`Hyper::bf16_optimizer`] has none.
     pub masters: Parameters<Option<Tensor<D>>>,
-    pub gradients: Parameters<Tensor<D>>,
+    gradients: Parameters<Tensor<D>>,
+    /// Whether the next backward pass overwrites the gradients of matrices: clearing them first would cost as much as
+    /// reading them.
+    fresh: bool,
     /// First moments.
     pub m: Parameters<Tensor<D>>,
     /// Second moments.
@@ -120,6 +123,7 @@ impl<D: Ops> Trainer<D> {
         };
         Ok(Self {
             gradients: Parameters::zeros(&device, &model.config)?,
+            fresh: false,
             m,
             v,
             model,
@@ -140,7 +144,7 @@ impl<D: Ops> Trainer<D> {
         micro_batch: usize,
         lr: f32,
     ) -> Result<StepReport> {
-        self.gradients.zero(&self.model.device)?;
+        self.reset_gradients()?;
         let (mut loss, mut tokens) = (0.0, 0);
         for group in groups {
             let labels: usize = group.examples.iter().map(|example| example.labels()).sum();
@@ -160,6 +164,24 @@ impl<D: Ops> Trainer<D> {
         }
         let grad_norm = self.update(lr)?;
         Ok(StepReport { loss, grad_norm, tokens })
+    }
+
+    /// Gradients are 0 from here on.
+    pub fn reset_gradients(&mut self) -> Result<()> {
+        let device = &self.model.device;
+        // A lookup adds to few rows of its table; everything else that backward passes only add to is a vector.
+        self.gradients.embed_tokens.zero(device)?;
+        self.gradients.iter_mut().filter(|gradient| gradient.rows() == 1).try_for_each(|vector| vector.zero(device))?;
+        self.fresh = true;
+        Ok(())
+    }
+
+    /// The gradients that [`Self::accumulate`] has summed since [`Self::reset_gradients`].
+    pub fn gradients(&mut self) -> Result<&Parameters<Tensor<D>>> {
+        if std::mem::take(&mut self.fresh) {
+            self.gradients.zero(&self.model.device)?;
+        }
+        Ok(&self.gradients)
     }
 
     /// Adds `factor` times the gradient of the summed loss of `examples`; returns `factor` times that loss.
@@ -185,7 +207,9 @@ impl<D: Ops> Trainer<D> {
         let mut logprob = Tensor::empty(device, DType::F32, 1, count)?;
         let unembedding = model.parameters.unembedding();
         let softcap = model.config.final_logit_softcapping;
-        let output = CeOutput { lse: &mut lse, logprob: &mut logprob, entropy: None, rank: None };
+        let mut kept = room_for_kept(device, count, model.config.vocab_size)?;
+        let (lse_to, logprob_to) = (&mut lse, &mut logprob);
+        let output = CeOutput { lse: lse_to, logprob: logprob_to, entropy: None, rank: None, kept: kept.as_mut() };
         device.linear_ce(&normed, unembedding, softcap, &batch.labels, output)?;
 
         logprobs.resize(count, 0.0);
@@ -194,32 +218,39 @@ impl<D: Ops> Trainer<D> {
         factors.iter_mut().for_each(|value| *value *= factor);
         let coefficient = Tensor::from_slice(device, DType::F32, 1, count, factors)?;
 
+        let accumulate = !std::mem::take(&mut self.fresh);
         let gradients = &mut self.gradients;
         let mut dnormed = normed.empty_like(device)?;
+        let w = Some(gradients.unembedding_mut());
+        let gradient = CeGradient { hidden: &mut dnormed, w, accumulate };
+        let labels = &batch.labels;
         device.linear_ce_backward(
             &normed,
             unembedding,
             softcap,
-            &batch.labels,
+            labels,
             &lse,
             &coefficient,
-            &mut dnormed,
-            Some(gradients.unembedding_mut()),
+            kept.as_mut(),
+            gradient,
         )?;
         let dhidden = model.final_norm_backward(&hidden, &batch.rows, &dnormed, Some(gradients))?;
-        drop((hidden, normed, dnormed));
-        model.backward_from(&batch.batch, activations, dhidden, Some(gradients))?;
+        drop((hidden, normed, dnormed, kept));
+        model.backward_from(&batch.batch, activations, dhidden, Some(gradients), accumulate)?;
         Ok(loss * f64::from(factor))
+    }
+
+    /// Norm of the gradient over all parameters.
+    pub fn gradient_norm(&mut self) -> Result<f64> {
+        let device = self.model.device.clone();
+        let squares = self.gradients()?.iter().map(|gradient| device.sum_squares(gradient)).sum::<Result<f64>>()?;
+        Ok(squares.sqrt())
     }
 
     /// Clips the gradients and applies AdamW; returns their norm before clipping.
     pub fn update(&mut self, lr: f32) -> Result<f64> {
+        let norm = self.gradient_norm()?;
         let device = &self.model.device;
-        let mut squares = 0.0;
-        for gradient in self.gradients.iter() {
-            squares += device.sum_squares(gradient)?;
-        }
-        let norm = squares.sqrt();
         let max_norm = f64::from(self.hyper.max_grad_norm);
         // clip_grad_norm_: the factor is max_norm / (norm + 1e-6), at most 1.
         let clip = if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };

@@ -6,7 +6,7 @@ use crate::device::{DType, Tensor};
 use crate::model::Transformer;
 use crate::model::transformer::Keep;
 use crate::ops::Ops;
-use crate::ops::linear_ce::CeOutput;
+use crate::ops::linear_ce::{CeGradient, CeOutput, room_for_kept};
 use crate::train::Example;
 use crate::train::batch::TrainBatch;
 
@@ -27,22 +27,18 @@ pub fn of_rows<D: Ops>(model: &Transformer<D>, behaviours: &[Behaviour], suffix:
         let normed = model.final_norm(&hidden, &batch.rows, count)?;
         let vector = || Tensor::empty(device, DType::F32, 1, count);
         let (mut lse, mut logprob) = (vector()?, vector()?);
-        let output = CeOutput { lse: &mut lse, logprob: &mut logprob, entropy: None, rank: None };
+        let mut kept = room_for_kept(device, count, model.config.vocab_size)?;
+        let (lse_to, logprob_to) = (&mut lse, &mut logprob);
+        let output = CeOutput { lse: lse_to, logprob: logprob_to, entropy: None, rank: None, kept: kept.as_mut() };
         let (unembedding, softcap) = (model.parameters.unembedding(), model.config.final_logit_softcapping);
         device.linear_ce(&normed, unembedding, softcap, &batch.labels, output)?;
         let mut coefficient = vector()?;
         device.fill(&mut coefficient.buffer, 1.0 / (count * behaviours.len()) as f32)?;
         let mut dnormed = normed.empty_like(device)?;
-        device.linear_ce_backward(
-            &normed,
-            unembedding,
-            softcap,
-            &batch.labels,
-            &lse,
-            &coefficient,
-            &mut dnormed,
-            None,
-        )?;
+        let gradient = CeGradient { hidden: &mut dnormed, w: None, accumulate: false };
+        let labels = &batch.labels;
+        let kept = kept.as_mut();
+        device.linear_ce_backward(&normed, unembedding, softcap, labels, &lse, &coefficient, kept, gradient)?;
         let dhidden = model.final_norm_backward(&hidden, &batch.rows, &dnormed, None)?;
         let drows = model.backward(&batch.batch, activations, dhidden, None)?.to_vec(device)?;
         let start = behaviour.suffix_start() * size;

@@ -53,17 +53,21 @@ impl Linear for Cpu {
         x: &Tensor<Self>,
         dw: &mut Tensor<Self>,
         dbias: Option<&mut Tensor<Self>>,
+        accumulate: bool,
     ) -> Result<()> {
         let (t, n, k) = (dy.rows(), dy.cols(), x.cols());
         assert!(x.rows() == t && dw.shape() == [n, k], "linear_backward_weight: [T, N]' x [T, K] gives [N, K]");
         let dy = dy.buffer.f32();
-        gemm_tn(self.isa(), n, k, t, dy, n, x.buffer.f32(), k, dw.buffer.f32_mut(), k, true);
+        gemm_tn(self.isa(), n, k, t, dy, n, x.buffer.f32(), k, dw.buffer.f32_mut(), k, accumulate);
         if let Some(dbias) = dbias {
             let dbias = Shared::new(dbias.buffer.f32_mut());
             for_each_task(n.div_ceil(COLUMNS), |task| {
                 let columns = task * COLUMNS..n.min((task + 1) * COLUMNS);
                 // SAFETY: tasks own disjoint columns.
                 let sums = unsafe { dbias.range(columns.clone()) };
+                if !accumulate {
+                    sums.fill(0.0);
+                }
                 for row in dy.chunks_exact(n) {
                     for (sum, dy) in sums.iter_mut().zip(&row[columns.clone()]) {
                         *sum += dy;

@@ -62,12 +62,16 @@ impl Linear for Cuda {
         x: &Tensor<Self>,
         dw: &mut Tensor<Self>,
         dbias: Option<&mut Tensor<Self>>,
+        accumulate: bool,
     ) -> Result<()> {
         let (t, n, k) = (dy.rows(), dy.cols(), x.cols());
         assert!(x.rows() == t && dw.shape() == [n, k], "linear_backward_weight: [T, N]' x [T, K] gives [N, K]");
-        let product = Product { layout: Layout::Tn, m: n, n: k, k: t, accumulate: true };
+        let product = Product { layout: Layout::Tn, m: n, n: k, k: t, accumulate };
         multiply(self, product, &dy.buffer, &x.buffer, &mut dw.buffer)?;
         let Some(dbias) = dbias else { return Ok(()) };
+        if !accumulate {
+            dbias.zero(self)?;
+        }
         add_sum_of_rows(self, &dy.buffer, t, &mut dbias.buffer)
     }
 }

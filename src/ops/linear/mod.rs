@@ -29,12 +29,13 @@ pub trait Linear: Backend {
         accumulate: bool,
     ) -> Result<()>;
 
-    /// `dw[n, k] += sum_t dy[t, n] x[t, k]` and `dbias[n] += sum_t dy[t, n]`, both f32.
+    /// `dw[n, k] = sum_t dy[t, n] x[t, k]` and `dbias[n] = sum_t dy[t, n]`, both f32, added to what is there if `accumulate`.
     fn linear_backward_weight(
         &self,
         dy: &Tensor<Self>,
         x: &Tensor<Self>,
         dw: &mut Tensor<Self>,
         dbias: Option<&mut Tensor<Self>>,
+        accumulate: bool,
     ) -> Result<()>;
 }

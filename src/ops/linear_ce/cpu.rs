@@ -1,7 +1,7 @@
 //! Cross-entropy on the CPU: a tile of the vocabulary at a time, all tokens of a chunk at once.
 
-use super::tiles::{Absorb, Online, TOKEN_CHUNK, VOCABULARY_TILE, apply_softcap, vocabulary_tiles};
-use super::{CeOutput, IGNORE, LinearCe};
+use super::tiles::{Absorb, KEPT_BYTES, Online, TOKEN_CHUNK, VOCABULARY_TILE, apply_softcap, vocabulary_tiles};
+use super::{CeGradient, CeOutput, IGNORE, LinearCe};
 use crate::Result;
 use crate::device::cpu::gemm::{gemm_nn, gemm_nt, gemm_tn};
 use crate::device::cpu::simd::{Kernel, Simd};
@@ -50,9 +50,45 @@ impl Kernel for LogitGradient<'_> {
     }
 }
 
+/// Where the logits of a tile are made: among the kept ones, whose first `entries` of the vocabulary are there for all
+/// tokens, a chunk after the other and in it a tile after the other, or in a buffer for one tile.
+struct TileLogits<'a> {
+    kept: &'a mut [f32],
+    entries: usize,
+    buffer: &'a mut [f32],
+}
+
+impl<'a> TileLogits<'a> {
+    fn new(kept: Option<&'a mut Tensor<Cpu>>, tokens: usize, buffer: &'a mut [f32]) -> Self {
+        let kept = kept.map_or(&mut [][..], |kept| kept.buffer.f32_mut());
+        Self { entries: kept.len() / tokens.max(1), kept, buffer }
+    }
+
+    /// Room for `count` tokens from `first` by the tile `start..end`, and whether that keeps them.
+    fn tile(&mut self, first: usize, count: usize, start: usize, end: usize) -> (&mut [f32], bool) {
+        let length = count * (end - start);
+        if end <= self.entries {
+            let at = first * self.entries + count * start;
+            (&mut self.kept[at..at + length], true)
+        } else {
+            (&mut self.buffer[..length], false)
+        }
+    }
+}
+
+/// Entries of the vocabulary, whole tiles or all, whose logits are kept for every token.
+fn kept_entries(tokens: usize, vocab: usize) -> usize {
+    let most = KEPT_BYTES / DType::F32.size() / tokens.max(1);
+    if most >= vocab { vocab } else { most / VOCABULARY_TILE * VOCABULARY_TILE }
+}
+
 impl LinearCe for Cpu {
     fn tile_bytes(&self, tokens: usize, _vocab: usize, _weights: DType) -> usize {
         tokens.min(TOKEN_CHUNK) * VOCABULARY_TILE * DType::F32.size()
+    }
+
+    fn kept_logits(&self, tokens: usize, vocab: usize) -> usize {
+        tokens * kept_entries(tokens, vocab)
     }
 
     fn linear_ce(
@@ -67,8 +103,9 @@ impl LinearCe for Cpu {
         assert_eq!(w.cols(), size, "hidden size of the unembedding");
         assert_eq!(labels.len(), tokens, "one label a token");
         let (x, w) = (hidden.buffer.f32(), w.buffer.view());
-        let CeOutput { lse, logprob, mut entropy, mut rank } = output;
+        let CeOutput { lse, logprob, mut entropy, mut rank, kept } = output;
         let mut buffer = self.alloc(DType::F32, tokens.min(TOKEN_CHUNK) * VOCABULARY_TILE)?;
+        let mut tiles = TileLogits::new(kept, tokens, buffer.f32_mut());
         let mut states = [Online::EMPTY; TOKEN_CHUNK];
         let mut label_logits = [0.0_f32; TOKEN_CHUNK];
         let mut ranks = [0_u32; TOKEN_CHUNK];
@@ -92,7 +129,7 @@ impl LinearCe for Cpu {
                 }
             });
             for (start, end) in vocabulary_tiles(vocab) {
-                let logits = &mut buffer.f32_mut()[..count * (end - start)];
+                let (logits, _) = tiles.tile(first, count, start, end);
                 let w = w.slice(start * size..end * size);
                 gemm_nt(self.isa(), count, end - start, size, x, size, w, size, logits, end - start, false);
                 apply_softcap(self.isa(), logits, softcap);
@@ -130,14 +167,19 @@ impl LinearCe for Cpu {
         labels: &Vec<u32>,
         lse: &Tensor<Self>,
         coefficient: &Tensor<Self>,
-        dhidden: &mut Tensor<Self>,
-        mut dw: Option<&mut Tensor<Self>>,
+        kept: Option<&mut Tensor<Self>>,
+        gradient: CeGradient<'_, Self>,
     ) -> Result<()> {
+        let CeGradient { hidden: dhidden, w: mut dw, accumulate } = gradient;
         let (tokens, size, vocab) = (hidden.rows(), hidden.cols(), w.rows());
         assert_eq!(hidden.shape(), dhidden.shape(), "dhidden is like hidden");
         let (x, w) = (hidden.buffer.f32(), w.buffer.view());
         let (lse, coefficient) = (lse.buffer.f32(), coefficient.buffer.f32());
+        if let (0, false, Some(dw)) = (tokens, accumulate, &mut dw) {
+            dw.zero(self)?;
+        }
         let mut buffer = self.alloc(DType::F32, tokens.min(TOKEN_CHUNK) * VOCABULARY_TILE)?;
+        let mut tiles = TileLogits::new(kept, tokens, buffer.f32_mut());
         for first in (0..tokens).step_by(TOKEN_CHUNK) {
             let count = TOKEN_CHUNK.min(tokens - first);
             let range = first..first + count;
@@ -145,10 +187,12 @@ impl LinearCe for Cpu {
             let dx = &mut dhidden.buffer.f32_mut()[first * size..(first + count) * size];
             for (start, end) in vocabulary_tiles(vocab) {
                 let width = end - start;
-                let logits = &mut buffer.f32_mut()[..count * width];
+                let (logits, there) = tiles.tile(first, count, start, end);
                 let w = w.slice(start * size..end * size);
-                gemm_nt(self.isa(), count, width, size, x, size, w, size, logits, width, false);
-                apply_softcap(self.isa(), logits, softcap);
+                if !there {
+                    gemm_nt(self.isa(), count, width, size, x, size, w, size, logits, width, false);
+                    apply_softcap(self.isa(), logits, softcap);
+                }
                 let rows = logits.par_chunks_mut(width).zip(labels[range.clone()].par_iter());
                 rows.zip(lse[range.clone()].par_iter().zip(coefficient[range.clone()].par_iter())).for_each(
                     |((logits, &label), (&lse, &coefficient))| {
@@ -163,7 +207,8 @@ impl LinearCe for Cpu {
                 gemm_nn(self.isa(), count, size, width, logits, width, w, size, dx, size, start > 0);
                 if let Some(dw) = &mut dw {
                     let dw = &mut dw.buffer.f32_mut()[start * size..end * size];
-                    gemm_tn(self.isa(), width, size, count, logits, width, x, size, dw, size, true);
+                    let accumulate = accumulate || first > 0;
+                    gemm_tn(self.isa(), width, size, count, logits, width, x, size, dw, size, accumulate);
                 }
             }
         }

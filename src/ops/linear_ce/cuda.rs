@@ -1,6 +1,6 @@
 //! Cross-entropy on a GPU: the launches of `linear_ce.cu` and `linear_ce_mma.cu`.
 
-use super::{CeOutput, LinearCe};
+use super::{CeGradient, CeOutput, LinearCe};
 use crate::device::cuda::{Cuda, Indices, Shape};
 use crate::device::{Backend, DType, Tensor};
 use crate::{Result, args};
@@ -177,6 +177,10 @@ impl LinearCe for Cuda {
         partials.max(tokens.min(most_tokens) * path.pitch(vocab.min(most_entries)) * path.dtype().size())
     }
 
+    fn kept_logits(&self, _tokens: usize, _vocab: usize) -> usize {
+        0
+    }
+
     fn linear_ce(
         &self,
         hidden: &Tensor<Self>,
@@ -210,7 +214,7 @@ impl LinearCe for Cuda {
                 self.launch("linear_ce_partial_mma", LOGITS.split(tokens, vocab), arguments)?;
             }
         }
-        let CeOutput { lse, logprob, entropy, rank } = output;
+        let CeOutput { lse, logprob, entropy, rank, .. } = output;
         self.launch(
             "linear_ce_combine",
             Shape::covering(tokens, 128),
@@ -226,9 +230,13 @@ impl LinearCe for Cuda {
         labels: &Indices,
         lse: &Tensor<Self>,
         coefficient: &Tensor<Self>,
-        dhidden: &mut Tensor<Self>,
-        mut dw: Option<&mut Tensor<Self>>,
+        _kept: Option<&mut Tensor<Self>>,
+        gradient: CeGradient<'_, Self>,
     ) -> Result<()> {
+        let CeGradient { hidden: dhidden, w: mut dw, accumulate } = gradient;
+        if let (false, Some(dw)) = (accumulate, &mut dw) {
+            dw.zero(self)?;
+        }
         let (tokens, size, vocab) = (hidden.rows(), hidden.cols(), w.rows());
         assert_eq!(hidden.shape(), dhidden.shape(), "dhidden is like hidden");
         let softcap = softcap.unwrap_or(0.0);

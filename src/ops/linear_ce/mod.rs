@@ -21,6 +21,25 @@ pub struct CeOutput<'a, D: Backend> {
     /// Number of vocabulary entries with a larger logit than the label (0: the label is the argmax); 0 where the label
     /// is [`IGNORE`].
     pub rank: Option<&'a mut Tensor<D>>,
+    /// Where logits of the first so many entries stay for the gradient, f32; how many are worth it says
+    /// [`LinearCe::kept_logits`].
+    pub kept: Option<&'a mut Tensor<D>>,
+}
+
+/// Where the gradients of a cross-entropy go.
+pub struct CeGradient<'a, D: Backend> {
+    /// Overwritten.
+    pub hidden: &'a mut Tensor<D>,
+    /// f32; `None` is not computed.
+    pub w: Option<&'a mut Tensor<D>>,
+    /// Whether the gradient of `w` is added to what is there.
+    pub accumulate: bool,
+}
+
+/// Room for the logits worth keeping from the loss to its gradient, if any are.
+pub fn room_for_kept<D: LinearCe>(device: &D, tokens: usize, vocab: usize) -> Result<Option<Tensor<D>>> {
+    let kept = device.kept_logits(tokens, vocab);
+    (kept > 0).then(|| Tensor::empty(device, DType::F32, 1, kept)).transpose()
 }
 
 /// With `z = softcap(hidden W^T)` and `p = softmax(z)`.
@@ -34,6 +53,10 @@ pub trait LinearCe: Backend {
     /// `weights`: what takes the place of the logits.
     fn tile_bytes(&self, tokens: usize, vocab: usize, weights: DType) -> usize;
 
+    /// Elements of logits worth keeping from the loss to its gradient, which makes the others again: bounded whatever T and V
+    /// are, 0 where a product costs less than memory.
+    fn kept_logits(&self, tokens: usize, vocab: usize) -> usize;
+
     /// `hidden [T, H]`, `w [V, H]` of any dtype, `labels` of length T.
     fn linear_ce(
         &self,
@@ -46,10 +69,10 @@ pub trait LinearCe: Backend {
 
     /// Gradient of `sum_t coefficient[t] * (-log p_label[t])`: with
     /// `dz_v = coefficient (p_v - [v = label])` (times `1 - (z / c)^2` under a softcap),
-    /// `dhidden = dz W` (overwritten) and `dw += dz^T hidden`. Rows with label [`IGNORE`] give 0.
+    /// `dhidden = dz W` and `dw (+)= dz^T hidden`. Rows with label [`IGNORE`] give 0.
     ///
     /// Plain cross-entropy has coefficient 1/count; the constrained objective has w_t/count (paper, after Eq. 5).
-    /// `lse` is what [`LinearCe::linear_ce`] returned for the same inputs.
+    /// `lse` and `kept` (its contents are lost) are what [`LinearCe::linear_ce`] returned for the same inputs.
     #[allow(clippy::too_many_arguments)]
     fn linear_ce_backward(
         &self,
@@ -59,7 +82,7 @@ pub trait LinearCe: Backend {
         labels: &Self::Indices,
         lse: &Tensor<Self>,
         coefficient: &Tensor<Self>,
-        dhidden: &mut Tensor<Self>,
-        dw: Option<&mut Tensor<Self>>,
+        kept: Option<&mut Tensor<Self>>,
+        gradient: CeGradient<'_, Self>,
     ) -> Result<()>;
 }

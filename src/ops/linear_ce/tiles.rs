@@ -11,6 +11,9 @@ pub(in crate::ops) const VOCABULARY_TILE: usize = 1024;
 /// Tokens that share one pass over the unembedding: their logits of one tile are 2 MiB.
 pub(in crate::ops) const TOKEN_CHUNK: usize = 512;
 
+/// Bytes of logits that the loss keeps for its gradient: more than half of SmolLM2's vocabulary for 512 labels.
+pub(in crate::ops) const KEPT_BYTES: usize = 64 << 20;
+
 /// Logits that one task caps.
 const SOFTCAP_RUN: usize = 4096;
 

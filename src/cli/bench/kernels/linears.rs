@@ -54,7 +54,7 @@ pub(super) fn time<D: Ops>(timer: &mut Timer<'_, D>, shapes: &Shapes) -> Result<
                 // The gradient is added to: read and written, in f32.
                 case("linear_backward_weight", activations + 2 * n * k * size_of::<f32>()),
                 |seed| Ok((activation(n, seed)?, activation(k, seed + 1)?, Tensor::zeros(device, DType::F32, n, k)?)),
-                |(dy, x, dw)| device.linear_backward_weight(dy, x, dw, None),
+                |(dy, x, dw)| device.linear_backward_weight(dy, x, dw, None, true),
             )?;
         }
     }

@@ -6,7 +6,7 @@ use super::timer::{Case, Timer};
 use crate::Result;
 use crate::device::{DType, Tensor};
 use crate::ops::Ops;
-use crate::ops::linear_ce::CeOutput;
+use crate::ops::linear_ce::{CeGradient, CeOutput};
 use crate::ops::linear_kl::KlSide;
 use crate::ops::sampling::{SamplingParams, SamplingRow};
 use std::cell::OnceCell;
@@ -53,7 +53,7 @@ fn unembedding<D: Ops>(timer: &mut Timer<'_, D>, shapes: &Shapes) -> Result<()> 
         case("linear_ce", 1.0, bytes),
         |seed| Ok((hidden(seed)?, unembedding(seed + 1)?, [vector()?, vector()?])),
         |(hidden, w, [lse, logprob])| {
-            let output = CeOutput { lse, logprob, entropy: None, rank: None };
+            let output = CeOutput { lse, logprob, entropy: None, rank: None, kept: None };
             device.linear_ce(hidden, w, None, &labels, output)
         },
     )?;
@@ -74,13 +74,14 @@ fn unembedding<D: Ops>(timer: &mut Timer<'_, D>, shapes: &Shapes) -> Result<()> 
         case("linear_ce_backward", 3.0, bytes + 4 * t * size + 8 * vocab * size),
         |seed| {
             let (hidden, w, mut lse, mut logprob) = (hidden(seed)?, unembedding(seed + 1)?, vector()?, vector()?);
-            let output = CeOutput { lse: &mut lse, logprob: &mut logprob, entropy: None, rank: None };
+            let output = CeOutput { lse: &mut lse, logprob: &mut logprob, entropy: None, rank: None, kept: None };
             device.linear_ce(&hidden, &w, None, &labels, output)?;
             let gradients = [hidden.empty_like(device)?, Tensor::zeros(device, DType::F32, vocab, size)?];
             Ok((hidden, w, lse, gradients))
         },
         |(hidden, w, lse, [dhidden, dw])| {
-            device.linear_ce_backward(hidden, w, None, &labels, lse, &coefficient, dhidden, Some(dw))
+            let gradient = CeGradient { hidden: dhidden, w: Some(dw), accumulate: true };
+            device.linear_ce_backward(hidden, w, None, &labels, lse, &coefficient, None, gradient)
         },
     )
 }
