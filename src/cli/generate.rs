@@ -58,7 +58,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 0, value_name = "S")]
     seed: u64,
     /// Rows decoded together; results do not depend on it.
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(long, default_value_t = Engine::default().max_rows, value_name = "N")]
     max_rows: usize,
     /// JSONL file for the answers; by default standard output.
     #[arg(long, value_name = "FILE")]

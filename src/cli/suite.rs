@@ -113,7 +113,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 1, value_name = "N")]
     seeds: u64,
     /// Rows decoded together; results do not depend on it.
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(long, default_value_t = Engine::default().max_rows, value_name = "N")]
     #[serde(skip)]
     max_rows: usize,
     /// Work on slice I of N only, in an --output of its own; `safedepth merge` joins the slices.
@@ -134,7 +134,7 @@ struct Tuning {
     #[arg(long, default_value_t = 2e-5, value_name = "X", allow_negative_numbers = true)]
     lr: f32,
     /// Examples a step.
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(long, default_value_t = Engine::default().max_rows, value_name = "N")]
     batch_size: usize,
     /// Examples that go through the model together; more need more memory.
     #[arg(long, default_value_t = 8, value_name = "N")]
@@ -183,7 +183,7 @@ struct Tuning {
     #[arg(long, default_value_t = 16, value_name = "N")]
     recovery_batch: usize,
     /// E5's anchor examples a step.
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(long, default_value_t = Engine::default().max_rows, value_name = "N")]
     anchor_batch: usize,
     /// Factors on --lr that sweep tries, each with and without warm-up.
     #[arg(long, value_delimiter = ',', default_values_t = SWEEP_RATES, value_name = "LIST")]

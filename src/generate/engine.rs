@@ -92,7 +92,7 @@ pub struct Engine {
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { seed: 0, max_rows: 64, max_prompt_tokens: 512 }
+        Self { seed: 0, max_rows: 128, max_prompt_tokens: 512 }
     }
 }
 

@@ -34,6 +34,21 @@ struct Shelves {
     kept: usize,
 }
 
+/// Bytes of a cache line, where buffers start: a register of 64 bytes that straddles two lines takes two loads.
+const LINE: usize = 64;
+
+/// The first `len` elements from a cache line's start on.
+fn aligned<T>(vector: &[T], len: usize) -> &[T] {
+    let start = vector.as_ptr().align_offset(LINE);
+    &vector[start..start + len]
+}
+
+/// [`aligned`], writable.
+fn aligned_mut<T>(vector: &mut [T], len: usize) -> &mut [T] {
+    let start = vector.as_ptr().align_offset(LINE);
+    &mut vector[start..start + len]
+}
+
 /// `len` rounded up to a quarter of its power of two.
 fn rounded(len: usize) -> usize {
     len.next_multiple_of((len.next_power_of_two() / 8).max(16))
@@ -45,7 +60,7 @@ impl Shelves {
         shelf: fn(&mut Self) -> &mut BTreeMap<usize, Vec<Vec<T>>>,
         len: usize,
     ) -> Vec<T> {
-        let wanted = rounded(len);
+        let wanted = rounded(len) + LINE / size_of::<T>();
         let size = |vector: &Vec<T>| vector.len() * size_of::<T>();
         let budget = Pool::SLACK * self.peak.max(self.used + wanted * size_of::<T>()) as f64;
         let fits = |shelves: &Self| (shelves.used + shelves.kept + wanted * size_of::<T>()) as f64 <= budget;
@@ -103,7 +118,7 @@ impl Pool {
     }
 }
 
-/// Vectors may be longer than the buffer.
+/// Vectors are longer than the buffer, which starts at a cache line of theirs.
 enum Storage {
     F32(Vec<f32>),
     /// bf16 or f16 bits.
@@ -190,8 +205,8 @@ impl Buffer {
         }
         let mut buffer = pool.alloc(dtype, len);
         match &mut buffer.storage {
-            Storage::F32(values) => bytemuck::cast_slice_mut(&mut values[..len]).copy_from_slice(slice.bytes()),
-            Storage::Half(bits) => bytemuck::cast_slice_mut(&mut bits[..len]).copy_from_slice(slice.bytes()),
+            Storage::F32(values) => bytemuck::cast_slice_mut(aligned_mut(values, len)).copy_from_slice(slice.bytes()),
+            Storage::Half(bits) => bytemuck::cast_slice_mut(aligned_mut(bits, len)).copy_from_slice(slice.bytes()),
             Storage::Mapped(_) => unreachable!("alloc never maps"),
         }
         buffer
@@ -204,8 +219,9 @@ impl Buffer {
     /// A read-only look at the elements.
     pub fn view(&self) -> View<'_> {
         let bytes: &[u8] = match &self.storage {
-            Storage::F32(values) => return View::F32(&values[..self.len]),
-            Storage::Half(bits) => bytemuck::cast_slice(&bits[..self.len]),
+            _ if self.len == 0 => &[],
+            Storage::F32(values) => return View::F32(aligned(values, self.len)),
+            Storage::Half(bits) => bytemuck::cast_slice(aligned(bits, self.len)),
             Storage::Mapped(slice) => slice.bytes(),
         };
         match self.dtype {
@@ -229,7 +245,8 @@ impl Buffer {
     /// If the buffer is not f32, or is mapped from a file.
     pub fn f32_mut(&mut self) -> &mut [f32] {
         match &mut self.storage {
-            Storage::F32(values) if self.dtype == DType::F32 => &mut values[..self.len],
+            _ if self.len == 0 => &mut [],
+            Storage::F32(values) if self.dtype == DType::F32 => aligned_mut(values, self.len),
             _ => panic!("expected an owned f32 buffer"),
         }
     }
@@ -249,7 +266,7 @@ impl Buffer {
     /// The elements as bf16 or f16 bits, writable.
     fn bits_mut(&mut self) -> &mut [u16] {
         match &mut self.storage {
-            Storage::Half(bits) => &mut bits[..self.len],
+            Storage::Half(bits) => aligned_mut(bits, self.len),
             _ => panic!("expected an owned half-precision buffer"),
         }
     }
@@ -343,6 +360,19 @@ mod tests {
         let settled = kept();
         (0..20).for_each(|_| step());
         assert_eq!(kept(), settled);
+    }
+
+    #[test]
+    fn buffers_start_at_cache_lines() {
+        let pool = Arc::new(Pool::default());
+        for len in (1..200).chain([5000, 1 << 20]) {
+            for dtype in [DType::F32, DType::BF16] {
+                let mut buffer = pool.alloc(dtype, len);
+                buffer.fill(1.0);
+                assert_eq!(buffer.view().len(), len);
+                assert!(buffer.view().as_ptr().addr().is_multiple_of(LINE), "{len} of {dtype:?}");
+            }
+        }
     }
 
     #[test]

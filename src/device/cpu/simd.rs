@@ -50,6 +50,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn split(a: Self::V, b: Self::V) -> [Self::V; 2];
     /// Asks for the cache line at `address`, which need not be readable, to be brought near.
     unsafe fn prefetch(address: *const u8);
+    /// The same, but no nearer than the second-level cache.
+    unsafe fn prefetch_far(address: *const u8);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
@@ -242,6 +244,8 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn prefetch(_address: *const u8) {}
     #[inline(always)]
+    unsafe fn prefetch_far(_address: *const u8) {}
+    #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
         lanes(|i| a[i] + b[i])
     }
@@ -430,6 +434,10 @@ mod x86 {
             unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
         }
         #[inline(always)]
+        unsafe fn prefetch_far(address: *const u8) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+        }
+        #[inline(always)]
         unsafe fn add(a: __m256, b: __m256) -> __m256 {
             unsafe { _mm256_add_ps(a, b) }
         }
@@ -568,6 +576,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn prefetch(address: *const u8) {
             unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn prefetch_far(address: *const u8) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
         }
         #[inline(always)]
         unsafe fn add(a: __m512, b: __m512) -> __m512 {

@@ -20,6 +20,8 @@ pub(super) const LONGEST_STEP: usize = 32;
 pub(super) trait Weight: Element {
     /// Whether a step holds even k, then odd k.
     const SPLIT: bool;
+    /// The weights as the kernel multiplies them, where that takes no copy.
+    fn plain(weights: &[Self]) -> Option<&[f32]>;
     /// Zero.
     const ZERO: Self;
     /// A step.
@@ -30,10 +32,13 @@ pub(super) trait Weight: Element {
 }
 
 macro_rules! in_order {
-    ($type:ty, $zero:expr) => {
+    ($type:ty, $zero:expr, $plain:expr) => {
         impl Weight for $type {
             const SPLIT: bool = false;
             const ZERO: Self = $zero;
+            fn plain(weights: &[Self]) -> Option<&[f32]> {
+                $plain(weights)
+            }
             #[inline(always)]
             unsafe fn step<S: Simd>(source: *const Self) -> [S::V; 2] {
                 // SAFETY: the contract of `Weight::step`.
@@ -43,12 +48,15 @@ macro_rules! in_order {
     };
 }
 
-in_order!(f32, 0.0);
-in_order!(f16, Self::ZERO);
+in_order!(f32, 0.0, Some);
+in_order!(f16, Self::ZERO, |_| None);
 
 impl Weight for bf16 {
     const SPLIT: bool = true;
     const ZERO: Self = Self::ZERO;
+    fn plain(_: &[Self]) -> Option<&[f32]> {
+        None
+    }
     #[inline(always)]
     unsafe fn step<S: Simd>(source: *const Self) -> [S::V; 2] {
         // SAFETY: the contract of `Weight::step`.
@@ -143,13 +151,21 @@ pub(super) struct Ahead {
     rows: usize,
     row_lines: usize,
     row_bytes: usize,
+    /// No nearer than the second-level cache.
+    far: bool,
 }
 
 impl Ahead {
-    /// [`COLUMNS`] rows of `k` elements, `stride` elements apart. They need not be readable.
-    pub fn new<W>(w: *const W, k: usize, stride: usize) -> Self {
+    /// `rows` rows of `k` elements, `stride` elements apart, at least one. They need not be readable.
+    pub fn new<W>(w: *const W, rows: usize, k: usize, stride: usize, far: bool) -> Self {
         let row_lines = (k * size_of::<W>()).div_ceil(LINE);
-        Self { line: w.cast(), lines: row_lines, rows: COLUMNS - 1, row_lines, row_bytes: stride * size_of::<W>() }
+        let row_bytes = stride * size_of::<W>();
+        Self { line: w.cast(), lines: row_lines, rows: rows - 1, row_lines, row_bytes, far }
+    }
+
+    /// Lines left of all rows.
+    fn total(&self) -> usize {
+        self.lines + self.rows * self.row_lines
     }
 
     /// Asks for the next `count` lines.
@@ -168,7 +184,7 @@ impl Ahead {
                 self.line = self.line.wrapping_add(self.row_bytes.wrapping_sub(self.row_lines * LINE));
             }
             // SAFETY: a prefetch of any address is allowed.
-            unsafe { S::prefetch(self.line) };
+            unsafe { if self.far { S::prefetch_far(self.line) } else { S::prefetch(self.line) } };
             self.line = self.line.wrapping_add(LINE);
             self.lines -= 1;
         }
@@ -187,8 +203,8 @@ impl<W: Weight> Dots<W> {
         let tiles = m.div_ceil(if size_of::<W>() < 4 { S::DOT_ROWS - S::DOT_ROWS / 3 } else { S::DOT_ROWS });
         let (height, higher) = (m / tiles, m % tiles);
         let mut ahead = ahead.map(|ahead| {
-            let steps = tiles * self.k.div_ceil(2 * S::LANES);
-            ((COLUMNS * ahead.row_lines).div_ceil(steps.max(1)), ahead)
+            let steps = tiles * self.k.div_ceil(2 * S::LANES) * n.div_ceil(COLUMNS);
+            (ahead.total().div_ceil(steps.max(1)), ahead)
         });
         for j in (0..n).step_by(COLUMNS) {
             // SAFETY: within the operands, by the contract of this function.

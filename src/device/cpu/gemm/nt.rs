@@ -18,11 +18,20 @@ const ROW_GAP: usize = 16;
 /// Up to this many rows w is read once, in place; above it is packed block by block.
 const DIRECT_ROWS: usize = 24;
 
+/// Above [`DIRECT_ROWS`], and up to this many rows, blocks of w are read in place where they can be: more pay for a copy.
+const IN_PLACE_ROWS: usize = 160;
+
 /// An f32 w of up to this many elements (a first-level cache) is read in place whatever the rows.
 const DIRECT_WEIGHTS: usize = 1 << 13;
 
 /// Columns of y between blocks of k, in place.
 const DIRECT_COLUMNS: usize = 4;
+
+/// Rows whose addresses are this many elements apart, or a multiple, meet in a few sets of a first-level cache.
+const CROWDED_ROWS: usize = 1 << 10;
+
+/// The same of a second-level cache, for as many rows as [`BLOCK_COLUMNS`].
+const CROWDED_BLOCKS: usize = 1 << 11;
 
 /// Bytes of w that may well lie in a second-level cache.
 const NEAR_BYTES: usize = 256 << 10;
@@ -95,6 +104,17 @@ impl Product<'_> {
             self.direct(w, None, 0..m, threads);
             return;
         }
+        if m <= IN_PLACE_ROWS
+            && !W::SPLIT
+            && self.k.is_multiple_of(LONGEST_STEP)
+            && !self.x_stride.is_multiple_of(CROWDED_ROWS)
+        {
+            // The kernel can read x where it is.
+            for rows in (0..m).step_by(ROW_CHUNK) {
+                self.rows(w, None, rows..(rows + ROW_CHUNK).min(m), threads);
+            }
+            return;
+        }
         for rows in (0..m).step_by(ROW_CHUNK) {
             let rows = rows..(rows + ROW_CHUNK).min(m);
             let width: usize = k_blocks(self.k).map(|block| packed_width(&block)).sum();
@@ -106,12 +126,16 @@ impl Product<'_> {
                     self.isa.run(pack);
                 };
                 threads.for_each(rows.len().div_ceil(PACK_ROWS), pack);
-                if m <= DIRECT_ROWS {
-                    self.direct(w, Some(packed_x), rows, threads);
-                } else {
-                    self.packed(w, packed_x, rows, threads);
-                }
+                self.rows(w, Some(packed_x), rows, threads);
             });
+        }
+    }
+
+    fn rows<W: Weight>(&self, w: &[W], packed_x: Option<&[f32]>, rows: Range<usize>, threads: Threads) {
+        if self.m <= DIRECT_ROWS {
+            self.direct(w, packed_x, rows, threads);
+        } else {
+            self.blocked(w, packed_x, rows, threads);
         }
     }
 
@@ -125,12 +149,12 @@ impl Product<'_> {
         let columns = self.n.div_ceil(tasks).next_multiple_of(DIRECT_COLUMNS);
         threads.for_each(self.n.div_ceil(columns), |t| {
             let columns = t * columns..((t + 1) * columns).min(self.n);
-            self.isa.run(Direct { product: self, w, packed_x, m: rows.len(), columns });
+            self.isa.run(Direct { product: self, w, packed_x, rows: rows.clone(), columns });
         });
     }
 
-    /// Many rows: a task packs its block of w and passes all rows of x by it.
-    fn packed<W: Weight>(&self, w: &[W], packed_x: &[f32], rows: Range<usize>, threads: Threads) {
+    /// Many rows: a task passes all rows of x by its block of w, packed unless it can be multiplied where it is.
+    fn blocked<W: Weight>(&self, w: &[W], packed_x: Option<&[f32]>, rows: Range<usize>, threads: Threads) {
         let count = threads.count();
         let most = self.n.div_ceil(count * 2).clamp(16, BLOCK_COLUMNS);
         let blocks = self.n.div_ceil(most).next_multiple_of(count);
@@ -140,14 +164,45 @@ impl Product<'_> {
         // Where n alone does not keep all threads busy, rows are split too.
         let splits = count.div_ceil(blocks).min(m.div_ceil(DIRECT_ROWS));
         let split = m.div_ceil(splits);
+        let fits =
+            m <= IN_PLACE_ROWS && self.k.is_multiple_of(LONGEST_STEP) && !self.w_stride.is_multiple_of(CROWDED_BLOCKS);
+        let plain = W::plain(w).filter(|_| fits);
         threads.for_each(blocks * splits, |t| {
             let (block, part) = (t / splits, t % splits);
             let columns = block * columns..((block + 1) * columns).min(self.n);
             let part = part * split..((part + 1) * split).min(m);
+            let rows = rows.clone();
+            if let Some(w) = plain {
+                self.isa.run(InPlace { product: self, w, packed_x, rows, part, columns });
+                return;
+            }
             with_scratch(columns.len() * packed_width(&(0..K_BLOCK)), |packed_w| {
-                self.isa.run(Packed { product: self, w, packed_x, packed_w, rows: rows.clone(), part, columns });
+                self.isa.run(Packed { product: self, w, packed_x, packed_w, rows, part, columns });
             });
         });
+    }
+
+    /// The block of k of the row `i` of `rows`, and elements to the next row's: in packed x, where blocks before this one
+    /// take `place` rows' worth of elements, or where it is.
+    ///
+    /// # Safety
+    /// There is such a row.
+    unsafe fn block_of_x(
+        &self,
+        packed_x: Option<&[f32]>,
+        rows: &Range<usize>,
+        place: usize,
+        block: &Range<usize>,
+        i: usize,
+    ) -> (*const f32, usize) {
+        let width = packed_width(block);
+        // SAFETY: packed rows are `width` long; x holds these rows and columns (asserted in `run`).
+        unsafe {
+            match packed_x {
+                Some(packed_x) => (packed_x.as_ptr().add(place + i * width), width),
+                None => (self.x.as_ptr().add((rows.start + i) * self.x_stride + block.start), self.x_stride),
+            }
+        }
     }
 }
 
@@ -187,7 +242,7 @@ struct Direct<'a, W> {
     product: &'a Product<'a>,
     w: &'a [W],
     packed_x: Option<&'a [f32]>,
-    m: usize,
+    rows: Range<usize>,
     columns: Range<usize>,
 }
 
@@ -196,31 +251,28 @@ impl<W: Weight> Kernel for Direct<'_, W> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Product { k, x, x_stride, w_stride, y_stride, accumulate, .. } = *self.product;
+        let Product { k, w_stride, y_stride, accumulate, .. } = *self.product;
         let Range { start, end } = self.columns;
+        let m = self.rows.len();
         // With one row there is nothing to do meanwhile: the processor's own prefetcher serves long streams better.
-        let far = self.m > 1 && self.product.n * w_stride * size_of::<W>() > NEAR_BYTES;
+        let far = m > 1 && self.product.n * w_stride * size_of::<W>() > NEAR_BYTES;
         let first = k_blocks(k).next().unwrap_or(0..0);
         for j in (start..end).step_by(DIRECT_COLUMNS) {
             let mut place = 0;
             let mut rest = k_blocks(k).peekable();
             while let Some(block) = rest.next() {
-                let width = packed_width(&block);
                 // SAFETY: rows and columns lie within the operands (asserted in `Product::run`); tasks have disjoint
                 // columns.
                 unsafe {
-                    let (x, x_stride) = match self.packed_x {
-                        Some(packed_x) => (packed_x.as_ptr().add(place), width),
-                        None => (x.as_ptr().add(block.start), x_stride),
-                    };
+                    let (x, x_stride) = self.product.block_of_x(self.packed_x, &self.rows, place, &block, 0);
                     let dots = Dots {
                         k: block.len(),
                         x,
                         x_stride,
-                        x_arranged: self.packed_x.is_some(),
+                        x_arranged: self.packed_x.is_some() || k.is_multiple_of(LONGEST_STEP),
                         w: self.w.as_ptr().add(j * w_stride + block.start),
                         w_stride,
-                        y: self.product.y.pointer().add(j),
+                        y: self.product.y.pointer().add(self.rows.start * y_stride + j),
                         y_stride,
                         add: accumulate || block.start > 0,
                     };
@@ -228,11 +280,11 @@ impl<W: Weight> Kernel for Direct<'_, W> {
                     let (column, next) = rest.peek().map_or((j + DIRECT_COLUMNS, &first), |next| (j, next));
                     let ahead = (far && column < end).then(|| {
                         let next_w = self.w.as_ptr().wrapping_add(column * w_stride + next.start);
-                        Ahead::new(next_w, next.len(), w_stride)
+                        Ahead::new(next_w, DIRECT_COLUMNS, next.len(), w_stride, false)
                     });
-                    dots.run::<S>(self.m, (end - j).min(DIRECT_COLUMNS), ahead);
+                    dots.run::<S>(m, (end - j).min(DIRECT_COLUMNS), ahead);
                 }
-                place += self.m * width;
+                place += m * packed_width(&block);
             }
         }
     }
@@ -242,7 +294,7 @@ impl<W: Weight> Kernel for Direct<'_, W> {
 struct Packed<'a, W> {
     product: &'a Product<'a>,
     w: &'a [W],
-    packed_x: &'a [f32],
+    packed_x: Option<&'a [f32]>,
     packed_w: &'a mut [f32],
     rows: Range<usize>,
     part: Range<usize>,
@@ -270,10 +322,11 @@ impl<W: Weight> Kernel for Packed<'_, W> {
                 // SAFETY: packed rows are `width` long; y is in bounds (asserted in `Product::run`) and tasks have
                 // disjoint rows or columns.
                 unsafe {
+                    let (x, x_stride) = self.product.block_of_x(self.packed_x, &self.rows, place, &block, i);
                     Dots {
                         k: block.len().next_multiple_of(2 * S::LANES),
-                        x: self.packed_x.as_ptr().add(place + i * width),
-                        x_stride: width,
+                        x,
+                        x_stride,
                         x_arranged: true,
                         w: self.packed_w.as_ptr(),
                         w_stride: width,
@@ -285,6 +338,66 @@ impl<W: Weight> Kernel for Packed<'_, W> {
                 }
             }
             place += self.rows.len() * width;
+        }
+    }
+}
+
+/// The rows `part` (of `rows`) and columns `columns` of y from w in place, which is f32 and whole steps long.
+struct InPlace<'a> {
+    product: &'a Product<'a>,
+    w: &'a [f32],
+    packed_x: Option<&'a [f32]>,
+    rows: Range<usize>,
+    part: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl Kernel for InPlace<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Product { n, k, w_stride, y_stride, accumulate, .. } = *self.product;
+        let Range { start, end } = self.columns;
+        let first = k_blocks(k).next().unwrap_or(0..0);
+        let group = TILE_GROUP * S::DOT_ROWS;
+        let groups = self.part.len().div_ceil(group);
+        let mut place = 0;
+        let mut rest = k_blocks(k).peekable();
+        while let Some(block) = rest.next() {
+            // What is multiplied next: these columns' next block of k, or the first of those after them. Every group of
+            // rows brings a share of it near.
+            let (next_start, next_end, next) = match rest.peek() {
+                Some(next) => (start, end, next),
+                None => (end, n.min(end + (end - start)), &first),
+            };
+            let share = (next_end - next_start).div_ceil(groups);
+            for (index, i) in self.part.clone().step_by(group).enumerate() {
+                let columns =
+                    (next_start + index * share).min(next_end)..(next_start + (index + 1) * share).min(next_end);
+                // SAFETY: rows and columns lie within the operands (asserted in `Product::run`); tasks have disjoint rows or
+                // columns.
+                unsafe {
+                    let ahead = (!columns.is_empty()).then(|| {
+                        let next_w = self.w.as_ptr().wrapping_add(columns.start * w_stride + next.start);
+                        Ahead::new(next_w, columns.len(), next.len(), w_stride, true)
+                    });
+                    let (x, x_stride) = self.product.block_of_x(self.packed_x, &self.rows, place, &block, i);
+                    Dots {
+                        k: block.len(),
+                        x,
+                        x_stride,
+                        x_arranged: true,
+                        w: self.w.as_ptr().add(start * w_stride + block.start),
+                        w_stride,
+                        y: self.product.y.pointer().add((self.rows.start + i) * y_stride + start),
+                        y_stride,
+                        add: accumulate || block.start > 0,
+                    }
+                    .run::<S>((self.part.end - i).min(group), end - start, ahead);
+                }
+            }
+            place += self.rows.len() * packed_width(&block);
         }
     }
 }
