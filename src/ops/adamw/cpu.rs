@@ -73,15 +73,50 @@ impl Kernel for Update<'_, bf16> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let scalars = Scalars::new(self.hyper);
-        let tensors = self.grad.iter().zip(self.param).zip(self.m).zip(self.v);
-        for (i, (((grad, param), m), v)) in tensors.enumerate() {
-            let noise = self.hyper.noise((self.first + i) as u64);
-            let new = scalars.update(*grad, [*param, *m, *v].map(f32::from));
-            [*param, *m, *v] = std::array::from_fn(|k| round_stochastically(new[k], noise[k]));
+        let Self { hyper, first, grad, param, m, v } = self;
+        let scalars = Scalars::new(hyper);
+        let pieces = grad.chunks(TOGETHER).zip(param.chunks_mut(TOGETHER));
+        let pieces = pieces.zip(m.chunks_mut(TOGETHER)).zip(v.chunks_mut(TOGETHER));
+        for (piece, (((grad, param), m), v)) in pieces.enumerate() {
+            let noise = hyper.noise::<TOGETHER>((first + piece * TOGETHER) as u64);
+            match (grad.as_array(), param.as_mut_array(), m.as_mut_array(), v.as_mut_array()) {
+                (Some(grad), Some(param), Some(m), Some(v)) => update_together(&scalars, &noise, grad, [param, m, v]),
+                _ => {
+                    for i in 0..grad.len() {
+                        let noise = [noise[0][i], noise[1][i], noise[2][i]];
+                        update_rounded(&scalars, noise, grad[i], [&mut param[i], &mut m[i], &mut v[i]]);
+                    }
+                }
+            }
         }
     }
 }
+
+/// One element of bf16 tensors.
+#[inline(always)]
+fn update_rounded(scalars: &Scalars, noise: [u32; 3], grad: f32, [param, m, v]: [&mut bf16; 3]) {
+    let new = scalars.update(grad, [param.to_f32(), m.to_f32(), v.to_f32()]);
+    *param = round_stochastically(new[0], noise[0] as u16);
+    *m = round_stochastically(new[1], noise[1] as u16);
+    *v = round_stochastically(new[2], noise[2] as u16);
+}
+
+/// As many elements as their length says, which vectors are made of.
+#[inline(always)]
+fn update_together(
+    scalars: &Scalars,
+    noise: &[[u32; TOGETHER]; 3],
+    grad: &[f32; TOGETHER],
+    [param, m, v]: [&mut [bf16; TOGETHER]; 3],
+) {
+    for i in 0..TOGETHER {
+        let noise = [noise[0][i], noise[1][i], noise[2][i]];
+        update_rounded(scalars, noise, grad[i], [&mut param[i], &mut m[i], &mut v[i]]);
+    }
+}
+
+/// Elements whose random numbers are made together.
+const TOGETHER: usize = 16;
 
 /// The update of whole tensors, in pieces that threads share.
 fn update<T: Send>(device: &Cpu, hyper: &AdamWStep, grad: &[f32], [param, m, v]: [&mut [T]; 3])

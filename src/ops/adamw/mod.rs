@@ -5,7 +5,7 @@ mod cuda;
 
 use crate::Result;
 use crate::device::{Backend, Tensor};
-use crate::rng::philox4x32_10;
+use crate::rng::philox4x32_10_together;
 use half::bf16;
 
 /// Hyper-parameters of one AdamW step, in PyTorch's names.
@@ -26,12 +26,21 @@ pub struct AdamWStep {
 }
 
 impl AdamWStep {
-    /// The draws for an element of a bf16 parameter: 16 random bits each for the parameter, m and v, from Philox keyed by
-    /// the stream, at (element, step). They depend on no batch, thread or earlier step.
-    fn noise(&self, element: u64) -> [u16; 3] {
-        let counter = [element as u32, (element >> 32) as u32, self.step, 0];
-        let words = philox4x32_10(counter, [self.stream as u32, (self.stream >> 32) as u32]);
-        [words[0], words[1], words[2]].map(|word| (word >> 16) as u16)
+    /// The draws for `N` elements of a bf16 parameter from `first` on: 16 random bits each for the parameter, m and v, from
+    /// Philox keyed by the stream, at (element, step). They depend on no batch, thread or earlier step.
+    #[inline(always)]
+    fn noise<const N: usize>(&self, first: u64) -> [[u32; N]; 3] {
+        let mut counters = [[0; N], [0; N], [self.step; N], [0; N]];
+        for i in 0..N {
+            let element = first + i as u64;
+            (counters[0][i], counters[1][i]) = (element as u32, (element >> 32) as u32);
+        }
+        let [mut a, mut b, mut c, _] =
+            philox4x32_10_together(counters, [self.stream as u32, (self.stream >> 32) as u32]);
+        for i in 0..N {
+            (a[i], b[i], c[i]) = (a[i] >> 16, b[i] >> 16, c[i] >> 16);
+        }
+        [a, b, c]
     }
 }
 
@@ -39,11 +48,13 @@ impl AdamWStep {
 /// of a large weight, which rounding to nearest would always lose, then happens as often as it should.
 ///
 /// What is not finite stays as it is.
+#[inline(always)]
 pub fn round_stochastically(x: f32, noise: u16) -> bf16 {
-    if !x.is_finite() {
-        return bf16::from_f32(x);
-    }
-    bf16::from_bits(((x.to_bits() + u32::from(noise)) >> 16) as u16)
+    let bits = x.to_bits();
+    // Without branches. A NaN that loses its lower bits stays one.
+    let as_it_is = (bits >> 16) | (u32::from(x.is_nan()) << 6);
+    let rounded = bits.wrapping_add(u32::from(noise)) >> 16;
+    bf16::from_bits(if x.is_finite() { rounded } else { as_it_is } as u16)
 }
 
 /// Decoupled weight decay (Loshchilov & Hutter 2019), in PyTorch's order of operations.
