@@ -2,7 +2,9 @@
 //
 // A block has 32 rows of one key/value head of one sequence, where a row is a (position, query head) pair: the heads that
 // share keys read them once. It walks over blocks of 32 keys from a fixed boundary, so that a row's sums have the same order
-// in a prefill, a decode step and any batch; the scores live in shared memory for one block of keys only.
+// in a prefill, a decode step and any batch; the scores live in shared memory for one block of keys only. After every SPLIT
+// keys the softmax is closed and merged into that of the keys before (attention.cuh), which costs local memory 8 D bytes a
+// row each way, once for SPLIT x 4 D FLOP a row.
 //
 // A block of keys at depth D: 64 D elements read, 2 x 2 x 32 x 32 D FLOP: at D = 128 32 KB and 0.5 MFLOP, 16 FLOP a byte
 // from L2. In f32 it is bound by shared memory (a float4 of each operand for 4 FMAs an output), at best half of the FP32
@@ -11,7 +13,7 @@
 #include "attention_mma.cuh"
 
 #define FORWARD(DEPTH) \
-    extern "C" __global__ void __launch_bounds__(attention_fma::THREADS, 3) attention_f32_##DEPTH( \
+    extern "C" __global__ void __launch_bounds__(attention_fma::THREADS, attention_fma::BLOCKS<DEPTH>) attention_f32_##DEPTH( \
         LAYER_PARAMETERS, int count, const uint32_t* offsets, const float* q, const float* k, const float* v, float* out, \
         float* lse) { \
         Layer layer = LAYER; \

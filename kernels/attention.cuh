@@ -5,6 +5,11 @@
 // Positions in a page of the cache (src/ops/attention: PAGE).
 constexpr int PAGE = 16;
 
+// Keys of a split, counted from position 0 (src/ops/attention/cuda.rs: SPLIT). At its end a row's softmax is closed and merged
+// into that of the keys before, whoever made it: one block that walks on (attention.cu), or one of its own (attention_split.cu).
+// So a row has the same bits however its keys are shared out. A multiple of every tile.
+constexpr int SPLIT = 512;
+
 // A layer. Kernels take its fields as LAYER_PARAMETERS, in this order (src/ops/attention/cuda.rs: layer).
 #define LAYER_PARAMETERS int heads, int group, int depth, float scale, float softcap, int window
 #define LAYER Layer{heads, group, depth, scale, softcap, window}
@@ -57,6 +62,25 @@ struct RowTile {
     }
 };
 
+// Keys that some row of a tile of `size` rows sees, from a multiple of `size` on.
+struct KeyRange {
+    int first, end;
+
+    __device__ __forceinline__ KeyRange(const Layer& layer, const RowTile& tile, int start, int size) {
+        int rows = min(tile.length * layer.group - tile.row0, size);
+        first = layer.first_key(start + tile.row0 / layer.group) / size * size;
+        end = start + (tile.row0 + rows - 1) / layer.group + 1;
+    }
+
+    // Those of a split; none where first >= end.
+    __device__ __forceinline__ KeyRange within(int split) const {
+        KeyRange part = *this;
+        part.first = max(first, split * SPLIT);
+        part.end = min(end, (split + 1) * SPLIT);
+        return part;
+    }
+};
+
 // Where a row of a tile of (position, head) pairs lies in [rows of the batch, heads].
 struct Place {
     const Layer& layer;
@@ -98,6 +122,27 @@ __device__ __forceinline__ float score_of(const Layer& layer, float dot) {
     float score = __fmul_rn(layer.scale, dot);
     return layer.softcap > 0.0f ? layer.softcap * tanhf(score / layer.softcap) : score;
 }
+
+// Merges the softmax of a later split, (m, l, o) with l = sum_j exp(s_j - m) and o = sum_j exp(s_j - m) v_j, into that of
+// those before, (M, L, O): M' = max(M, m), L' = L exp(M - M') + l exp(m - M'), O' alike. Exp is the path's exponential.
+//
+// Rounded step by step, the same everywhere. A split that a row does not see, (-inf, 0, 0), leaves the rest as it is to the
+// bit, -0 too: a block may have it because of other rows.
+template <class Exp>
+struct Merge {
+    float maximum, before, after;
+
+    __device__ __forceinline__ Merge(float earlier, float later) : maximum(fmaxf(earlier, later)) {
+        float base = maximum == -INFINITY ? 0.0f : maximum;
+        before = Exp::of(__fsub_rn(earlier, base));
+        after = Exp::of(__fsub_rn(later, base));
+    }
+
+    __device__ __forceinline__ float operator()(float earlier, float later) const {
+        float both = __fmaf_rn(later, after, __fmul_rn(earlier, before));
+        return after == 0.0f ? earlier : before == 0.0f ? later : both;
+    }
+};
 
 // P, and the gradient of q . k: scale P (dP - D), times the softcap's slope; both 0 where the key is not seen.
 struct ScoreGradient {

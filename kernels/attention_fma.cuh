@@ -7,6 +7,9 @@
 namespace attention_fma {
 
 constexpr int THREADS = 128;
+// Blocks of the forward pass that an SM must have registers for: at depth 256 an sm_80's shared memory holds no more.
+template <int DEPTH>
+constexpr int BLOCKS = DEPTH == 256 ? 2 : 3;
 
 template <int TILE_, int DEPTH_>
 struct Tiles {
@@ -113,11 +116,60 @@ __device__ __forceinline__ float row_sum(float value) {
     return value;
 }
 
-// Online softmax over the blocks of keys, of the rows of `tile`: (position, head) pairs of one key/value head.
-template <int DEPTH, class Keys>
-__device__ __forceinline__ void forward(
-    const Layer& layer, const RowTile& tile, int start, int head, const float* q, Keys keys, Keys values, float* out,
-    float* lse) {
+struct Exp {
+    __device__ __forceinline__ static float of(float x) { return expf(x); }
+};
+
+// The softmax of a thread's rows, and its part of their sums.
+template <class T>
+struct Softmax {
+    float maximum[T::ROWS], total[T::ROWS];
+    typename T::Sums sums;
+
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (int i = 0; i < T::ROWS; ++i) {
+            maximum[i] = -INFINITY;
+            total[i] = 0.0f;
+#pragma unroll
+            for (int c = 0; c < T::SUMS; ++c) sums[i][c] = 0.0f;
+        }
+    }
+};
+
+// What the splits before gave, in local memory, as in attention_mma.cuh.
+template <class T>
+struct Parked {
+    volatile float sums[T::ROWS][T::SUMS];
+    volatile float maximum[T::ROWS], total[T::ROWS];
+
+    __device__ __forceinline__ void park(const Softmax<T>& own) {
+#pragma unroll
+        for (int i = 0; i < T::ROWS; ++i) {
+            maximum[i] = own.maximum[i], total[i] = own.total[i];
+#pragma unroll
+            for (int c = 0; c < T::SUMS; ++c) sums[i][c] = own.sums[i][c];
+        }
+    }
+
+    __device__ __forceinline__ void merge_into(Softmax<T>& own) const {
+#pragma unroll
+        for (int i = 0; i < T::ROWS; ++i) {
+            Merge<Exp> merge(maximum[i], own.maximum[i]);
+            own.maximum[i] = merge.maximum;
+            own.total[i] = merge(total[i], own.total[i]);
+#pragma unroll
+            for (int c = 0; c < T::SUMS; ++c) own.sums[i][c] = merge(sums[i][c], own.sums[i][c]);
+        }
+    }
+};
+
+// Online softmax over blocks of the keys from `first` on and below `end`, of the rows of `tile`: (position, head) pairs of one
+// key/value head. They are of one split unless WHOLE.
+template <int DEPTH, bool WHOLE, class Keys>
+__device__ __forceinline__ void attend(
+    Softmax<Tiles<32, DEPTH>>& own, const Layer& layer, const RowTile& tile, int start, int head, const float* q, Keys keys,
+    Keys values, int first, int end) {
     using T = Tiles<32, DEPTH>;
     extern __shared__ __align__(16) unsigned char memory[];
     auto& queries = *reinterpret_cast<typename T::Rows*>(memory);
@@ -129,18 +181,10 @@ __device__ __forceinline__ void forward(
     T::fill(queries, rows, layer.depth, [&](int row) { return q + place(row) * layer.depth; });
 
     int position[T::ROWS];
-    float maximum[T::ROWS], total[T::ROWS];
-    typename T::Sums sums;
 #pragma unroll
-    for (int i = 0; i < T::ROWS; ++i) {
-        position[i] = start + (tile.row0 + T::row(i)) / layer.group;
-        maximum[i] = -INFINITY;
-        total[i] = 0.0f;
-#pragma unroll
-        for (int c = 0; c < T::SUMS; ++c) sums[i][c] = 0.0f;
-    }
-    int end = start + (tile.row0 + rows - 1) / layer.group + 1;
-    int first = layer.first_key(start + tile.row0 / layer.group) / T::TILE * T::TILE;
+    for (int i = 0; i < T::ROWS; ++i) position[i] = start + (tile.row0 + T::row(i)) / layer.group;
+    Parked<T> parked;
+    own.clear();
     for (int key0 = first; key0 < end; key0 += T::TILE) {
         // Everyone is done with the values of the block before.
         __syncthreads();
@@ -150,7 +194,7 @@ __device__ __forceinline__ void forward(
         T::dot(scores, queries, block, layer.depth);
 #pragma unroll
         for (int i = 0; i < T::ROWS; ++i) {
-            float highest = maximum[i];
+            float highest = own.maximum[i];
 #pragma unroll
             for (int j = 0; j < T::COLUMNS; ++j) {
                 scores[i][j] = layer.sees(position[i], key0 + T::column(j)) ? score_of(layer, scores[i][j]) : -INFINITY;
@@ -159,31 +203,71 @@ __device__ __forceinline__ void forward(
             highest = row_max(highest);
             // Nothing seen yet: any finite base makes the weights exp(-inf) = 0.
             float base = highest == -INFINITY ? 0.0f : highest;
-            float factor = expf(maximum[i] - base);
-            maximum[i] = highest;
-            total[i] *= factor;
+            float factor = expf(own.maximum[i] - base);
+            own.maximum[i] = highest;
+            own.total[i] *= factor;
 #pragma unroll
             for (int j = 0; j < T::COLUMNS; ++j) {
                 scores[i][j] = expf(scores[i][j] - base);
-                total[i] += scores[i][j];
+                own.total[i] += scores[i][j];
             }
 #pragma unroll
-            for (int c = 0; c < T::SUMS; ++c) sums[i][c] *= factor;
+            for (int c = 0; c < T::SUMS; ++c) own.sums[i][c] *= factor;
         }
         T::store(weights, scores);
         // The weights are there, and everyone is done with the keys.
         __syncthreads();
         T::fill(block, end - key0, layer.depth, [&](int row) { return values(key0 + row); });
         __syncthreads();
-        T::accumulate(sums, weights, block, layer.depth);
+        T::accumulate(own.sums, weights, block, layer.depth);
+        bool last = key0 + T::TILE >= end;
+        if (last || (WHOLE && (key0 + T::TILE) % SPLIT == 0)) {
+#pragma unroll
+            for (int i = 0; i < T::ROWS; ++i) own.total[i] = row_sum(own.total[i]);
+            if (WHOLE && key0 / SPLIT != first / SPLIT) parked.merge_into(own);
+            if (WHOLE && !last) parked.park(own), own.clear();
+        }
     }
+}
+
+// The rows of `tile` over all keys they see.
+template <int DEPTH, class Keys>
+__device__ __forceinline__ void forward(
+    const Layer& layer, const RowTile& tile, int start, int head, const float* q, Keys keys, Keys values, float* out,
+    float* lse) {
+    using T = Tiles<32, DEPTH>;
+    Softmax<T> own;
+    KeyRange range(layer, tile, start, T::TILE);
+    attend<DEPTH, true>(own, layer, tile, start, head, q, keys, values, range.first, range.end);
+    int rows = min(tile.length * layer.group - tile.row0, T::TILE);
+    Place place{layer, tile.base, tile.row0, head};
 #pragma unroll
     for (int i = 0; i < T::ROWS; ++i) {
-        total[i] = row_sum(total[i]);
         if (T::row(i) >= rows) continue;
         size_t at = place(T::row(i));
-        T::write(out + at * layer.depth, sums[i], 1.0f / total[i], layer.depth);
-        if (lse != nullptr && T::column(0) == 0) lse[at] = maximum[i] + logf(total[i]);
+        T::write(out + at * layer.depth, own.sums[i], 1.0f / own.total[i], layer.depth);
+        if (lse != nullptr && T::column(0) == 0) lse[at] = own.maximum[i] + logf(own.total[i]);
+    }
+}
+
+// The rows of `tile` over those of them in one split: maximum and total to `states`, sums to `parts`, for `splits` of each row.
+template <int DEPTH, class Keys>
+__device__ __forceinline__ void forward_split(
+    const Layer& layer, const RowTile& tile, int start, int head, int split, int splits, const float* q, Keys keys, Keys values,
+    float2* states, float* parts) {
+    using T = Tiles<32, DEPTH>;
+    KeyRange range = KeyRange(layer, tile, start, T::TILE).within(split);
+    if (range.first >= range.end) return;
+    Softmax<T> own;
+    attend<DEPTH, false>(own, layer, tile, start, head, q, keys, values, range.first, range.end);
+    int rows = min(tile.length * layer.group - tile.row0, T::TILE);
+    Place place{layer, tile.base, tile.row0, head};
+#pragma unroll
+    for (int i = 0; i < T::ROWS; ++i) {
+        if (T::row(i) >= rows) continue;
+        size_t at = place(T::row(i)) * splits + split;
+        T::write(parts + at * layer.depth, own.sums[i], 1.0f, layer.depth);
+        if (T::column(0) == 0) states[at] = make_float2(own.maximum[i], own.total[i]);
     }
 }
 

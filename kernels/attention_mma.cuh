@@ -112,6 +112,10 @@ __device__ __forceinline__ float row_sum(float value) {
 // exp(x) by the special function unit.
 __device__ __forceinline__ float exp_of(float x) { return exp2f(x * 1.4426950408889634f); }
 
+struct Exp {
+    __device__ __forceinline__ static float of(float x) { return exp_of(x); }
+};
+
 // Writes the warp's rows below `rows` of a tile of sums, in pairs.
 template <int DEPTH, class Target>
 __device__ __forceinline__ void write(
@@ -130,18 +134,62 @@ __device__ __forceinline__ void write(
     }
 }
 
-// Online softmax over the blocks of keys, of the rows of `tile`: (position, head) pairs of one key/value head.
-template <int DEPTH, class Keys>
-__device__ __forceinline__ void forward(
-    const Layer& layer, const RowTile& tile, int start, int head, const bf16* q, Keys keys, Keys values, bf16* out,
-    float* lse) {
+// The softmax of the thread's two rows, and their sums.
+template <int DEPTH>
+struct Softmax {
+    float maximum[2], total[2], sums[DEPTH / 8][4];
+
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) maximum[half] = -INFINITY, total[half] = 0.0f;
+#pragma unroll
+        for (int d = 0; d < DEPTH / 8; ++d)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) sums[d][e] = 0.0f;
+    }
+};
+
+// What the splits before gave, while the next one is made. volatile keeps it out of the registers, which the sums under way
+// need: local memory sees it once a split.
+template <int DEPTH>
+struct Parked {
+    volatile float sums[DEPTH / 8][4];
+    volatile float maximum[2], total[2];
+
+    __device__ __forceinline__ void park(const Softmax<DEPTH>& own) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) maximum[half] = own.maximum[half], total[half] = own.total[half];
+#pragma unroll
+        for (int d = 0; d < DEPTH / 8; ++d)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) sums[d][e] = own.sums[d][e];
+    }
+
+    __device__ __forceinline__ void merge_into(Softmax<DEPTH>& own) const {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            Merge<Exp> merge(maximum[half], own.maximum[half]);
+            own.maximum[half] = merge.maximum;
+            own.total[half] = merge(total[half], own.total[half]);
+#pragma unroll
+            for (int d = 0; d < DEPTH / 8; ++d)
+#pragma unroll
+                for (int e = 2 * half; e < 2 * half + 2; ++e) own.sums[d][e] = merge(sums[d][e], own.sums[d][e]);
+        }
+    }
+};
+
+// Online softmax over blocks of the keys from `first` on and below `end`, of the rows of `tile`: (position, head) pairs of one
+// key/value head. They are of one split unless WHOLE.
+template <int DEPTH, bool WHOLE, class Keys>
+__device__ __forceinline__ void attend(
+    Softmax<DEPTH>& own, const Layer& layer, const RowTile& tile, int start, int head, const bf16* q, Keys keys, Keys values,
+    int first, int end) {
     using T = Tiles<DEPTH>;
     extern __shared__ __align__(16) bf16 memory[];
     bf16 *queries = memory, *key_block = memory + T::ELEMENTS, *value_block = memory + 2 * T::ELEMENTS;
     int rows = min(tile.length * layer.group - tile.row0, TILE), warp_row = threadIdx.x / 32 * 16;
     Place place{layer, tile.base, tile.row0, head};
-    int end = start + (tile.row0 + rows - 1) / layer.group + 1;
-    int first = layer.first_key(start + tile.row0 / layer.group) / TILE * TILE;
     auto copy_keys = [&](int key0) { T::copy(key_block, end - key0, layer.depth, q, [&](int row) { return keys(key0 + row); }); };
     auto copy_values = [&](int key0) { T::copy(value_block, end - key0, layer.depth, q, [&](int row) { return values(key0 + row); }); };
     T::copy(queries, rows, layer.depth, q, [&](int row) { return q + place(row) * layer.depth; });
@@ -149,10 +197,10 @@ __device__ __forceinline__ void forward(
     copy_commit();
 
     int position[2];
-    float maximum[2] = {-INFINITY, -INFINITY}, total[2] = {};
-    float sums[DEPTH / 8][4] = {};
 #pragma unroll
     for (int half = 0; half < 2; ++half) position[half] = start + (tile.row0 + warp_row + row_of(2 * half)) / layer.group;
+    Parked<DEPTH> parked;
+    own.clear();
     for (int key0 = first; key0 < end; key0 += TILE) {
         copy_wait<0>();
         // The keys have landed, and everyone is done with the values of the block before.
@@ -161,7 +209,7 @@ __device__ __forceinline__ void forward(
         copy_commit();
         Scores scores;
         dot<DEPTH>(scores, queries, warp_row, key_block);
-        float highest[2] = {maximum[0], maximum[1]};
+        float highest[2] = {own.maximum[0], own.maximum[1]};
 #pragma unroll
         for (int j = 0; j < TILE / 8; ++j)
 #pragma unroll
@@ -175,35 +223,79 @@ __device__ __forceinline__ void forward(
             highest[half] = row_max(highest[half]);
             // Nothing seen yet: any finite base makes the weights exp(-inf) = 0.
             base[half] = highest[half] == -INFINITY ? 0.0f : highest[half];
-            float factor = exp_of(maximum[half] - base[half]);
-            maximum[half] = highest[half];
-            total[half] *= factor;
+            float factor = exp_of(own.maximum[half] - base[half]);
+            own.maximum[half] = highest[half];
+            own.total[half] *= factor;
 #pragma unroll
-            for (int d = 0; d < DEPTH / 8; ++d) sums[d][2 * half] *= factor, sums[d][2 * half + 1] *= factor;
+            for (int d = 0; d < DEPTH / 8; ++d) own.sums[d][2 * half] *= factor, own.sums[d][2 * half + 1] *= factor;
         }
 #pragma unroll
         for (int j = 0; j < TILE / 8; ++j)
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
                 scores[j][e] = exp_of(scores[j][e] - base[e / 2]);
-                total[e / 2] += scores[j][e];
+                own.total[e / 2] += scores[j][e];
             }
         copy_wait<0>();
         // The values have landed, and everyone is done with the keys.
         __syncthreads();
         if (key0 + TILE < end) copy_keys(key0 + TILE);
         copy_commit();
-        accumulate<DEPTH>(sums, scores, value_block);
+        accumulate<DEPTH>(own.sums, scores, value_block);
+        bool last = key0 + TILE >= end;
+        if (last || (WHOLE && (key0 + TILE) % SPLIT == 0)) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) own.total[half] = row_sum(own.total[half]);
+            if (WHOLE && key0 / SPLIT != first / SPLIT) parked.merge_into(own);
+            if (WHOLE && !last) parked.park(own), own.clear();
+        }
     }
+}
+
+// The rows of `tile` over all keys they see.
+template <int DEPTH, class Keys>
+__device__ __forceinline__ void forward(
+    const Layer& layer, const RowTile& tile, int start, int head, const bf16* q, Keys keys, Keys values, bf16* out,
+    float* lse) {
+    Softmax<DEPTH> own;
+    KeyRange range(layer, tile, start, TILE);
+    attend<DEPTH, true>(own, layer, tile, start, head, q, keys, values, range.first, range.end);
+    int rows = min(tile.length * layer.group - tile.row0, TILE), warp_row = threadIdx.x / 32 * 16;
+    Place place{layer, tile.base, tile.row0, head};
     float factor[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        total[half] = row_sum(total[half]);
-        factor[half] = 1.0f / total[half];
+        factor[half] = 1.0f / own.total[half];
         int row = warp_row + row_of(2 * half);
-        if (lse != nullptr && row < rows && threadIdx.x % 4 == 0) lse[place(row)] = maximum[half] + logf(total[half]);
+        if (lse != nullptr && row < rows && threadIdx.x % 4 == 0) lse[place(row)] = own.maximum[half] + logf(own.total[half]);
     }
-    write<DEPTH>(sums, warp_row, rows, layer.depth, factor, [&](int row) { return out + place(row) * layer.depth; });
+    write<DEPTH>(own.sums, warp_row, rows, layer.depth, factor, [&](int row) { return out + place(row) * layer.depth; });
+}
+
+// The rows of `tile` over those of them in one split: maximum and total to `states`, sums to `parts`, for `splits` of each row.
+template <int DEPTH, class Keys>
+__device__ __forceinline__ void forward_split(
+    const Layer& layer, const RowTile& tile, int start, int head, int split, int splits, const bf16* q, Keys keys, Keys values,
+    float2* states, float* parts) {
+    KeyRange range = KeyRange(layer, tile, start, TILE).within(split);
+    if (range.first >= range.end) return;
+    Softmax<DEPTH> own;
+    attend<DEPTH, false>(own, layer, tile, start, head, q, keys, values, range.first, range.end);
+    int rows = min(tile.length * layer.group - tile.row0, TILE), warp_row = threadIdx.x / 32 * 16;
+    Place place{layer, tile.base, tile.row0, head};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        int row = warp_row + row_of(2 * half);
+        if (row >= rows) continue;
+        size_t at = place(row) * splits + split;
+        if (threadIdx.x % 4 == 0) states[at] = make_float2(own.maximum[half], own.total[half]);
+#pragma unroll
+        for (int d = 0; d < DEPTH / 8; ++d) {
+            int dimension = column_of(d, 0);
+            if (dimension < layer.depth)
+                *reinterpret_cast<float2*>(parts + at * layer.depth + dimension) = make_float2(own.sums[d][2 * half], own.sums[d][2 * half + 1]);
+        }
+    }
 }
 
 }  // namespace attention_mma

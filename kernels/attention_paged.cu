@@ -2,12 +2,12 @@
 //
 // The attention is attention.cu's, block for block, with keys found through a page table: its outputs have the same bits.
 // A decode step reads every key and value once for all heads that share them: 2 x 4 D bytes and 4 D group FLOP a key, bound
-// by memory.
+// by memory. Where its tiles would not fill the GPU, attention_split.cu shares the keys out.
 #include "attention_fma.cuh"
 #include "attention_mma.cuh"
 
 #define FORWARD(DEPTH) \
-    extern "C" __global__ void __launch_bounds__(attention_fma::THREADS, 3) attention_paged_f32_##DEPTH( \
+    extern "C" __global__ void __launch_bounds__(attention_fma::THREADS, attention_fma::BLOCKS<DEPTH>) attention_paged_f32_##DEPTH( \
         LAYER_PARAMETERS, int count, const uint32_t* offsets, const uint32_t* starts, const uint32_t* pages, int max_pages, \
         const float* q, const float* cache_k, const float* cache_v, float* out) { \
         Layer layer = LAYER; \

@@ -31,6 +31,7 @@ TESTS = {
     "attention.cuh": ("ops_attention", ["attention", "attention_paged", "attention_backward"]),
     "attention_backward.cu": ("ops_attention", ["attention_backward"]),
     "attention_paged.cu": ("ops_attention", ["attention_paged"]),
+    "attention_split.cu": ("ops_attention_long", ["attention_split"]),
     "attention_mma.cuh": ("ops_attention_bf16", ["attention", "attention_paged", "attention_backward_mma"]),
     "attention_backward_mma.cu": ("ops_attention_bf16", ["attention_backward_mma"]),
     "product.cuh": ("ops_linear_ce", ["linear_ce"]),

@@ -39,7 +39,10 @@ fn wrong_usage() {
     let output = selftest("--device cpu --op attention_bf16");
     assert_eq!(output.status.code(), Some(2));
     let err = text(&output.stderr);
-    assert!(err.contains("no operation \"attention_bf16\" on cpu: use adamw_bf16, attention, gemm, golden"), "{err}");
+    assert!(
+        err.contains("no operation \"attention_bf16\" on cpu: use adamw_bf16, attention, attention_long, gemm, golden"),
+        "{err}"
+    );
     assert_eq!(selftest("--device cpu --cases 0").status.code(), Some(2));
 }
 

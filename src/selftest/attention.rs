@@ -1,5 +1,6 @@
 //! Attention against f64 loops, the gradients' formulas against differences, and its laws.
 
+use super::attention_cached::paged;
 use super::device::pool;
 use super::measure::{bits, distance, norm};
 use super::reference::attention::{self as reference, Gradient};
@@ -29,31 +30,31 @@ fn score_error(magnitude: f64) -> f64 {
 }
 
 #[derive(Clone, Debug)]
-struct Case {
-    params: AttentionParams,
-    lengths: Vec<usize>,
+pub(super) struct Case {
+    pub params: AttentionParams,
+    pub lengths: Vec<usize>,
     /// Standard deviation of the scaled scores.
-    spread: f64,
-    seed: u64,
+    pub spread: f64,
+    pub seed: u64,
 }
 
 impl Case {
-    fn rows(&self) -> usize {
+    pub fn rows(&self) -> usize {
         self.lengths.iter().sum()
     }
 }
 
 /// q, k, v and the gradient of the output.
 #[derive(Clone)]
-struct Inputs {
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    dout: Vec<f32>,
+pub(super) struct Inputs {
+    pub q: Vec<f32>,
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+    pub dout: Vec<f32>,
 }
 
 impl Inputs {
-    fn new(case: &Case) -> Self {
+    pub fn new(case: &Case) -> Self {
         let mut random = Random(case.seed);
         let q = case.rows() * case.params.num_heads * case.params.head_dim;
         let kv = case.rows() * case.params.num_key_value_heads * case.params.head_dim;
@@ -77,7 +78,7 @@ impl Inputs {
     }
 }
 
-fn offsets(lengths: &[usize]) -> Vec<u32> {
+pub(super) fn offsets(lengths: &[usize]) -> Vec<u32> {
     let mut offsets = vec![0];
     for &length in lengths {
         offsets.push(offsets[offsets.len() - 1] + length as u32);
@@ -102,7 +103,7 @@ struct Run<D: TestDevice> {
 }
 
 /// Outputs start as NaN: what is not written shows.
-fn garbage<D: TestDevice>(device: &D, rows: usize, cols: usize) -> Tensor<D> {
+pub(super) fn garbage<D: TestDevice>(device: &D, rows: usize, cols: usize) -> Tensor<D> {
     Tensor::from_slice(device, DType::F32, rows, cols, &vec![f32::NAN; rows * cols]).unwrap()
 }
 
@@ -122,7 +123,12 @@ fn run<D: TestDevice>(device: &D, params: &AttentionParams, lengths: &[usize], i
     run
 }
 
-fn forward<D: TestDevice>(device: &D, params: &AttentionParams, lengths: &[usize], inputs: &Inputs) -> [Vec<f32>; 2] {
+pub(super) fn forward<D: TestDevice>(
+    device: &D,
+    params: &AttentionParams,
+    lengths: &[usize],
+    inputs: &Inputs,
+) -> [Vec<f32>; 2] {
     let run = run(device, params, lengths, inputs);
     [run.out.to_vec(device).unwrap(), run.lse.to_vec(device).unwrap()]
 }
@@ -191,27 +197,32 @@ fn check_gradient(name: &str, got: &[f32], want: &Gradient, magnitude: f64) -> R
 }
 
 fn equals_f64<D: TestDevice>(trial: &Trial<D>) {
-    let devices = &trial.devices;
     proptest!(trial.config(96), |(case in cases())| {
-        let inputs = Inputs::new(&case);
-        let [q, k, v, dout] = [&inputs.q, &inputs.k, &inputs.v, &inputs.dout].map(|x| widen(x));
-        let want = reference::forward(&case.params, &case.lengths, &q, &k, &v);
-        let gradients = reference::backward(&case.params, &case.lengths, &q, &k, &v, &dout);
-        let error = score_error(want.magnitude);
-        for device in devices {
-            let [out, lse] = forward(device, &case.params, &case.lengths, &inputs);
-            let bound = (BOUND + error) * norm(&want.out);
-            prop_assert!(distance(&out, &want.out) <= bound, "out: {} > {}", distance(&out, &want.out), bound);
-            for (got, want) in lse.iter().zip(&want.lse) {
-                let bound = BOUND * (1.0 + want.abs()) + error;
-                prop_assert!((f64::from(*got) - want).abs() <= bound, "lse: {} instead of {}", got, want);
-            }
-            let got = backward(device, &case.params, &case.lengths, &inputs);
-            for (name, (got, gradient)) in ["dq", "dk", "dv"].iter().zip(got.iter().zip(&gradients)) {
-                check_gradient(name, got, gradient, want.magnitude)?;
-            }
-        }
+        against_f64(&trial.devices, &case)?;
     });
+}
+
+/// Outputs and gradients of every device.
+pub(super) fn against_f64<D: TestDevice>(devices: &[D], case: &Case) -> Result<(), TestCaseError> {
+    let inputs = Inputs::new(case);
+    let [q, k, v, dout] = [&inputs.q, &inputs.k, &inputs.v, &inputs.dout].map(|x| widen(x));
+    let want = reference::forward(&case.params, &case.lengths, &q, &k, &v);
+    let gradients = reference::backward(&case.params, &case.lengths, &q, &k, &v, &dout);
+    let error = score_error(want.magnitude);
+    for device in devices {
+        let [out, lse] = forward(device, &case.params, &case.lengths, &inputs);
+        let bound = (BOUND + error) * norm(&want.out);
+        prop_assert!(distance(&out, &want.out) <= bound, "out: {} > {}", distance(&out, &want.out), bound);
+        for (got, want) in lse.iter().zip(&want.lse) {
+            let bound = BOUND * (1.0 + want.abs()) + error;
+            prop_assert!((f64::from(*got) - want).abs() <= bound, "lse: {} instead of {}", got, want);
+        }
+        let got = backward(device, &case.params, &case.lengths, &inputs);
+        for (name, (got, gradient)) in ["dq", "dk", "dv"].iter().zip(got.iter().zip(&gradients)) {
+            check_gradient(name, got, gradient, want.magnitude)?;
+        }
+    }
+    Ok(())
 }
 
 /// The formulas of the reference's gradients: against central differences of its forward pass, in f64.
@@ -329,86 +340,6 @@ fn rows_stand_alone<D: TestDevice>(trial: &Trial<D>) {
             }
         }
     });
-}
-
-/// Attention of `inputs` through a paged cache: every sequence in chunks, its pages anywhere, the rest garbage.
-/// Returns the outputs in the order of rows, and both caches with each sequence's pages.
-struct Cached {
-    out: Vec<f32>,
-    caches: [Vec<f32>; 2],
-    tables: Vec<Vec<u32>>,
-}
-
-fn paged<D: TestDevice>(device: &D, case: &Case, inputs: &Inputs, random: &mut Random) -> Cached {
-    let params = &case.params;
-    let (q_cols, kv_cols) = (params.num_heads * params.head_dim, params.num_key_value_heads * params.head_dim);
-    let needed: usize = case.lengths.iter().map(|length| length.div_ceil(PAGE)).sum();
-    let num_pages = needed + 1 + random.below(4);
-    let mut free: Vec<u32> = (0..num_pages as u32).collect();
-    let mut tables: Vec<Vec<u32>> = Vec::new();
-    for length in &case.lengths {
-        tables.push((0..length.div_ceil(PAGE)).map(|_| free.swap_remove(random.below(free.len()))).collect());
-    }
-    let mut caches = [(); 2].map(|()| garbage(device, num_pages, kv_cols * PAGE));
-    let max_pages = tables.iter().map(Vec::len).max().unwrap_or(0) + random.below(2);
-    let starts_of_rows = offsets(&case.lengths);
-    let mut done = vec![0; case.lengths.len()];
-    let mut out = vec![f32::NAN; case.rows() * q_cols];
-    while done.iter().zip(&case.lengths).any(|(done, length)| done < length) {
-        // One forward pass: some of the sequences, some rows of each.
-        let mut batch = Vec::new();
-        for (sequence, &done) in done.iter().enumerate() {
-            let rest = case.lengths[sequence] - done;
-            let rows = match random.below(4) {
-                0 => rest.min(1),
-                1 => rest.min(PAGE),
-                2 => random.below(rest + 1),
-                _ => rest,
-            };
-            if rows > 0 || random.below(4) == 0 {
-                batch.push((sequence, rows));
-            }
-        }
-        let rows_of = |values: &[f32], cols: usize| -> Vec<f32> {
-            let rows = batch.iter().flat_map(|&(sequence, rows)| {
-                let first = starts_of_rows[sequence] as usize + done[sequence];
-                values[first * cols..(first + rows) * cols].iter().copied()
-            });
-            rows.collect()
-        };
-        let lengths: Vec<usize> = batch.iter().map(|&(_, rows)| rows).collect();
-        let total: usize = lengths.iter().sum();
-        let starts: Vec<u32> = batch.iter().map(|&(sequence, _)| done[sequence] as u32).collect();
-        let mut pages = vec![0; batch.len() * max_pages];
-        for (i, &(sequence, rows)) in batch.iter().enumerate() {
-            // A table is only as long as the positions it has so far.
-            let count = (done[sequence] + rows).div_ceil(PAGE);
-            pages[i * max_pages..][..count].copy_from_slice(&tables[sequence][..count]);
-        }
-        let paged = Paged {
-            offsets: device.indices(&offsets(&lengths)).unwrap(),
-            starts: device.indices(&starts).unwrap(),
-            pages: device.indices(&pages).unwrap(),
-            max_pages,
-            count: batch.len(),
-        };
-        let input =
-            |values: &[f32], cols| Tensor::from_slice(device, DType::F32, total, cols, &rows_of(values, cols)).unwrap();
-        let (q, k, v) = (input(&inputs.q, q_cols), input(&inputs.k, kv_cols), input(&inputs.v, kv_cols));
-        device.cache_write(params, &paged, &k, &mut caches[0]).unwrap();
-        device.cache_write(params, &paged, &v, &mut caches[1]).unwrap();
-        let mut result = garbage(device, total, q_cols);
-        device.attention_paged(params, &paged, &q, &caches[0], &caches[1], &mut result).unwrap();
-        let result = result.to_vec(device).unwrap();
-        let mut row = 0;
-        for &(sequence, rows) in &batch {
-            let first = starts_of_rows[sequence] as usize + done[sequence];
-            out[first * q_cols..(first + rows) * q_cols].copy_from_slice(&result[row * q_cols..(row + rows) * q_cols]);
-            row += rows;
-            done[sequence] += rows;
-        }
-    }
-    Cached { out, caches: caches.map(|cache| cache.to_vec(device).unwrap()), tables }
 }
 
 /// However sequences are cut into chunks, wherever their pages lie, whatever the unused slots hold.

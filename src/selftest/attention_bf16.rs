@@ -1,6 +1,7 @@
 //! Attention of tensors of bf16 on tensor cores, which the CPU does not have: against f64 loops, and the laws that
-//! `ops_attention.rs` holds for f32.
+//! `attention.rs` and `attention_long.rs` hold for f32.
 
+use super::attention_long;
 use super::measure::{bits, distance, norm};
 use super::reference::attention::{self as reference, Gradient};
 use super::values::{Random, widen};
@@ -10,7 +11,7 @@ use crate::ops::attention::{AttentionParams, PAGE, Paged, Ragged};
 use proptest::prelude::*;
 
 pub fn laws() -> Vec<Law<Cuda>> {
-    law_table!("attention_bf16": equals_f64, sequences_stand_alone, paged_equals_ragged, a_key_alone_is_the_answer)
+    law_table!("attention_bf16": equals_f64, sequences_stand_alone, paged_equals_ragged, long_sequences, rows_beside_do_not_matter, a_key_alone_is_the_answer)
 }
 
 /// Relative error of a whole output: probabilities, their gradients and outputs are rounded to bf16, 2^-9 each.
@@ -114,25 +115,29 @@ fn check_gradient(name: &str, got: &[f32], want: &Gradient) -> Result<(), TestCa
 }
 
 fn equals_f64<D: TestDevice>(trial: &Trial<D>) {
-    let devices = &trial.devices;
     proptest!(trial.config(96), |(case in cases())| {
-        for device in devices {
-            let inputs = Inputs::new(device, &case);
-            let [q, k, v, dout] = inputs.values.each_ref().map(|x| widen(x));
-            let want = reference::forward(&case.params, &case.lengths, &q, &k, &v);
-            let gradients = reference::backward(&case.params, &case.lengths, &q, &k, &v, &dout);
-            let [out, lse, dq, dk, dv] = run(device, &case.params, &case.lengths, &inputs);
-            let error = distance(&out, &want.out);
-            prop_assert!(error <= BOUND * norm(&want.out), "out: {} of {}", error, norm(&want.out));
-            for (got, want) in lse.iter().zip(&want.lse) {
-                let off = (f64::from(*got) - want).abs();
-                prop_assert!(off <= LSE_BOUND * (1.0 + want.abs()), "lse: {} instead of {}", got, want);
-            }
-            for ((name, got), want) in [("dq", dq), ("dk", dk), ("dv", dv)].iter().zip(&gradients) {
-                check_gradient(name, got, want)?;
-            }
+        for device in &trial.devices {
+            against_f64(device, &case)?;
         }
     });
+}
+
+fn against_f64<D: TestDevice>(device: &D, case: &Case) -> Result<(), TestCaseError> {
+    let inputs = Inputs::new(device, case);
+    let [q, k, v, dout] = inputs.values.each_ref().map(|x| widen(x));
+    let want = reference::forward(&case.params, &case.lengths, &q, &k, &v);
+    let gradients = reference::backward(&case.params, &case.lengths, &q, &k, &v, &dout);
+    let [out, lse, dq, dk, dv] = run(device, &case.params, &case.lengths, &inputs);
+    let error = distance(&out, &want.out);
+    prop_assert!(error <= BOUND * norm(&want.out), "out: {} of {}", error, norm(&want.out));
+    for (got, want) in lse.iter().zip(&want.lse) {
+        let off = (f64::from(*got) - want).abs();
+        prop_assert!(off <= LSE_BOUND * (1.0 + want.abs()), "lse: {} instead of {}", got, want);
+    }
+    for ((name, got), want) in [("dq", dq), ("dk", dk), ("dv", dv)].iter().zip(&gradients) {
+        check_gradient(name, got, want)?;
+    }
+    Ok(())
 }
 
 /// A row's bits do not depend on other sequences; nor do the gradients'.
@@ -157,40 +162,122 @@ fn sequences_stand_alone<D: TestDevice>(trial: &Trial<D>) {
     });
 }
 
-/// One sequence through a cache whose pages lie backwards, in two passes, beside garbage.
+/// A sequence's keys and values in caches whose pages lie backwards, beside garbage.
+struct Cached<D: TestDevice> {
+    caches: [Tensor<D>; 2],
+    pages: Vec<u32>,
+}
+
+impl<D: TestDevice> Cached<D> {
+    /// Those of rows `range` are written, the others garbage.
+    fn new(device: &D, case: &Case, inputs: &Inputs, range: std::ops::Range<usize>) -> Self {
+        let count = case.lengths[0].div_ceil(PAGE);
+        let pages = (1..=count as u32).rev().collect();
+        let kv_cols = case.params.num_key_value_heads * case.params.head_dim;
+        let caches = [(); 2].map(|()| garbage(device, DType::BF16, count + 1, kv_cols * PAGE));
+        let mut cached = Self { caches, pages };
+        cached.write(device, case, inputs, range);
+        cached
+    }
+
+    fn write(&mut self, device: &D, case: &Case, inputs: &Inputs, range: std::ops::Range<usize>) {
+        let batch = self.batch(device, 1, range.len(), range.start);
+        let rows = inputs.rows(case.lengths[0], range);
+        for (cache, values) in self.caches.iter_mut().zip(&rows.values[1..]) {
+            let cols = case.params.num_key_value_heads * case.params.head_dim;
+            device
+                .cache_write(&case.params, &batch, &tensor(device, values.len() / cols, cols, values), cache)
+                .unwrap();
+        }
+    }
+
+    /// `count` times the `rows` rows from `start` on.
+    fn batch(&self, device: &D, count: usize, rows: usize, start: usize) -> Paged<D> {
+        Paged {
+            offsets: device.indices(&offsets(&vec![rows; count])).unwrap(),
+            starts: device.indices(&vec![start as u32; count]).unwrap(),
+            pages: device.indices(&self.pages.repeat(count)).unwrap(),
+            max_pages: self.pages.len(),
+            count,
+        }
+    }
+
+    /// Attention of rows `range`, `count` times in one batch.
+    fn attend(
+        &self,
+        device: &D,
+        case: &Case,
+        inputs: &Inputs,
+        range: std::ops::Range<usize>,
+        count: usize,
+    ) -> Vec<f32> {
+        let params = &case.params;
+        let batch = self.batch(device, count, range.len(), range.start);
+        let (rows, cols) = (count * range.len(), params.num_heads * params.head_dim);
+        let q = inputs.rows(case.lengths[0], range).values[0].repeat(count);
+        let mut out = garbage(device, DType::BF16, rows, cols);
+        let q = tensor(device, rows, cols, &q);
+        device.attention_paged(params, &batch, &q, &self.caches[0], &self.caches[1], &mut out).unwrap();
+        out.to_vec(device).unwrap()
+    }
+}
+
+/// One sequence through a cache, in two passes.
 fn paged_equals_ragged<D: TestDevice>(trial: &Trial<D>) {
     let devices = &trial.devices;
     proptest!(trial.config(64), |(case in cases(), length in 1..150_usize, cut in 0.0..1.0)| {
         let case = Case { lengths: vec![length], ..case };
-        let (params, cut) = (&case.params, (length as f64 * cut) as usize);
-        let (q_cols, kv_cols) = (params.num_heads * params.head_dim, params.num_key_value_heads * params.head_dim);
+        let cut = (length as f64 * cut) as usize;
         for device in devices {
             let inputs = Inputs::new(device, &case);
-            let [want, ..] = run(device, params, &case.lengths, &inputs);
-            let count = length.div_ceil(PAGE);
-            let pages: Vec<u32> = (1..=count as u32).rev().collect();
-            let mut caches = [(); 2].map(|()| garbage(device, DType::BF16, count + 1, kv_cols * PAGE));
-            let mut got = Vec::new();
-            for range in [0..cut, cut..length] {
-                let batch = Paged {
-                    offsets: device.indices(&[0, range.len() as u32]).unwrap(),
-                    starts: device.indices(&[range.start as u32]).unwrap(),
-                    pages: device.indices(&pages).unwrap(),
-                    max_pages: count,
-                    count: 1,
-                };
-                let Inputs { values: [q, k, v, _] } = inputs.rows(length, range.clone());
-                for (cache, values) in caches.iter_mut().zip([k, v]) {
-                    device.cache_write(params, &batch, &tensor(device, range.len(), kv_cols, &values), cache).unwrap();
-                }
-                let mut out = garbage(device, DType::BF16, range.len(), q_cols);
-                let q = tensor(device, range.len(), q_cols, &q);
-                device.attention_paged(params, &batch, &q, &caches[0], &caches[1], &mut out).unwrap();
-                got.extend(out.to_vec(device).unwrap());
-            }
+            let [want, ..] = run(device, &case.params, &case.lengths, &inputs);
+            let mut cached = Cached::new(device, &case, &inputs, 0..cut);
+            let mut got = cached.attend(device, &case, &inputs, 0..cut, 1);
+            cached.write(device, &case, &inputs, cut..length);
+            got.extend(cached.attend(device, &case, &inputs, cut..length, 1));
             prop_assert!(bits(&got) == bits(&want), "outputs differ");
         }
     });
+}
+
+/// Several splits of keys (`attention_long.rs`): against f64, and a prefill's bits for a chunk in the middle and a decoded row.
+fn long_sequences<D: TestDevice>(trial: &Trial<D>) {
+    let devices = &trial.devices;
+    let long = (cases(), attention_long::length(), attention_long::window(), 0.0..1.0);
+    proptest!(trial.config(24), |((case, length, window, cut) in long)| {
+        let case = Case { lengths: vec![length], params: AttentionParams { window, ..case.params }, ..case };
+        for device in devices {
+            against_f64(device, &case)?;
+            let inputs = Inputs::new(device, &case);
+            let [want, ..] = run(device, &case.params, &case.lengths, &inputs);
+            let cached = Cached::new(device, &case, &inputs, 0..length);
+            let cols = want.len() / length;
+            let first = (length as f64 * cut) as usize;
+            for range in [first..(first + 80).min(length), length - 1..length] {
+                let got = cached.attend(device, &case, &inputs, range.clone(), 1);
+                prop_assert!(bits(&got) == bits(&want[range.start * cols..range.end * cols]), "rows {range:?} differ");
+            }
+        }
+    });
+}
+
+/// A decoded row alone, for which a GPU splits its keys between blocks, and one of so many that it does not.
+fn rows_beside_do_not_matter<D: TestDevice>(trial: &Trial<D>) {
+    for device in &trial.devices {
+        for (window, softcap) in [(None, None), (Some(700), Some(3.0))] {
+            let params =
+                AttentionParams { num_heads: 2, num_key_value_heads: 1, head_dim: 8, scale: 0.4, softcap, window };
+            let case = Case { params, lengths: vec![1090], seed: 12 };
+            let inputs = Inputs::new(device, &case);
+            let [want, ..] = run(device, &params, &case.lengths, &inputs);
+            let want = bits(&want[1089 * 16..]);
+            let cached = Cached::new(device, &case, &inputs, 0..1090);
+            for count in [1, attention_long::CROWD] {
+                let out = cached.attend(device, &case, &inputs, 1089..1090, count);
+                assert!(out.chunks_exact(16).all(|row| bits(row) == want), "{count} rows, window {window:?}");
+            }
+        }
+    }
 }
 
 /// A query that sees one key alone, however unlikely: that key's value is the answer, and the score has no gradient

@@ -1,6 +1,8 @@
 //! The devices that laws are tried on.
 
-use super::{Law, adamw_bf16, attention, attention_bf16, gemm, linear_ce, linear_kl, sampling, small, small_bf16};
+use super::{
+    Law, adamw_bf16, attention, attention_bf16, attention_long, gemm, linear_ce, linear_kl, sampling, small, small_bf16,
+};
 use crate::device::cpu::Isa;
 use crate::device::{Cpu, Cuda, DType};
 use crate::ops::Ops;
@@ -22,7 +24,14 @@ pub trait TestDevice: Ops {
 
 /// The laws that all devices answer to.
 fn common_laws<D: TestDevice>() -> Vec<Law<D>> {
-    let common = [attention::laws(), linear_ce::laws(), linear_kl::laws(), sampling::laws(), small::laws()];
+    let common = [
+        attention::laws(),
+        attention_long::laws(),
+        linear_ce::laws(),
+        linear_kl::laws(),
+        sampling::laws(),
+        small::laws(),
+    ];
     common.into_iter().flatten().chain(adamw_bf16::laws()).collect()
 }
 

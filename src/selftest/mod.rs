@@ -12,6 +12,8 @@ macro_rules! law_table {
 mod adamw_bf16;
 mod attention;
 mod attention_bf16;
+mod attention_cached;
+mod attention_long;
 mod device;
 mod gemm;
 pub mod golden;

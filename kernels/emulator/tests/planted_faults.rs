@@ -113,6 +113,24 @@ fn races_between_blocks() {
     });
 }
 
+/// Blocks and warps that write the same halves of words; those that write each its own are no fault.
+#[test]
+fn races_on_halves_of_words() {
+    let data = |bench: &mut Bench, halves| vec![Arg::Pointer(bench.halves(&[0; 128])), Arg::Int(halves)];
+    caught("race_on_halves", Kind::GlobalRace, 2, 64, 0, |bench| data(bench, 1));
+    caught("race_of_warps_on_halves", Kind::GlobalRaceInBlock, 1, 64, 0, |bench| data(bench, 1));
+    for seed in 0..SEEDS {
+        let mut bench = Bench::new("faults", seed);
+        for (kernel, blocks) in [("race_on_halves", 2), ("race_of_warps_on_halves", 1)] {
+            let arguments = data(&mut bench, 2);
+            // Twice: what the first launch split must not be taken for the second's.
+            for _ in 0..2 {
+                bench.clean(kernel, [blocks, 1, 1], 64, 0, &arguments);
+            }
+        }
+    }
+}
+
 #[test]
 fn races_in_global_memory_inside_a_block() {
     for kernel in ["race_in_global_memory", "race_after_global_read"] {

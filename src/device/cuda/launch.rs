@@ -33,6 +33,11 @@ impl Shape {
         Self::new(len.div_ceil(threads), threads)
     }
 
+    /// Blocks of the grid.
+    pub fn blocks(&self) -> usize {
+        self.grid.iter().map(|&n| n as usize).product()
+    }
+
     /// The same with `bytes` of dynamic shared memory a block.
     pub fn shared(self, bytes: usize) -> Self {
         Self { shared: bytes, ..self }

@@ -45,6 +45,7 @@ struct Shared {
     context: Arc<CudaContext>,
     /// Compute capability: 90 for sm_90.
     architecture: u32,
+    multiprocessors: usize,
     /// "GPU 0 (NVIDIA H100 80GB HBM3, sm_90)".
     title: String,
     /// CUDA version that the driver supports, as 13000.
@@ -63,6 +64,11 @@ impl Cuda {
 
     fn stream(&self) -> sys::CUstream {
         self.shared.stream.cu_stream()
+    }
+
+    /// How many blocks run at once at least, one a multiprocessor.
+    pub fn multiprocessors(&self) -> usize {
+        self.shared.multiprocessors
     }
 
     /// Free bytes and all bytes of the device's memory; what the pool keeps counts as used.

@@ -72,6 +72,8 @@ impl Cuda {
         unsafe { context.disable_event_tracking() };
         let (major, minor) = context.compute_capability().map_err(refused)?;
         let architecture = (10 * major + minor) as u32;
+        let multiprocessors = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let multiprocessors = context.attribute(multiprocessors).map_err(refused)? as usize;
         let title = format!("GPU {ordinal} ({}, sm_{architecture})", context.name().map_err(refused)?);
         if architecture < 80 {
             return Err(problem(format!(
@@ -89,6 +91,7 @@ impl Cuda {
                 stream,
                 context,
                 architecture,
+                multiprocessors,
                 title,
                 driver,
             }),

@@ -1,4 +1,4 @@
-//! Attention on a GPU: the launches of `attention.cu`, `attention_backward.cu` and `attention_paged.cu`.
+//! Attention on a GPU: the launches of `attention.cu`, `attention_backward.cu`, `attention_paged.cu` and `attention_split.cu`.
 
 use super::{Attention, AttentionParams, PAGE, Paged, Ragged};
 use crate::device::cuda::{Cuda, Shape, by_dtype};
@@ -7,6 +7,12 @@ use crate::{Error, Result, args};
 
 /// Threads of a block.
 const THREADS: usize = 128;
+/// Threads of a block that merges splits.
+const MERGE_THREADS: usize = 64;
+
+/// Keys after which a row's softmax is closed and merged into that of the keys before (`attention.cuh`): a part of them can
+/// be a block's own.
+const SPLIT: usize = 512;
 
 /// Larger windows see everything, and would overflow a kernel's `int`.
 const LONGEST_WINDOW: usize = 1 << 30;
@@ -132,6 +138,56 @@ fn check_shapes(params: &AttentionParams, q: &Tensor<Cuda>, columns: usize) {
     assert!(params.num_heads.is_multiple_of(params.num_key_value_heads), "heads share key/value heads evenly");
     assert_eq!(q.cols(), params.num_heads * params.head_dim, "q columns");
     assert_eq!(columns, params.num_key_value_heads * params.head_dim, "k columns");
+}
+
+impl Cuda {
+    /// [`Attention::attention_paged`] with a block for each split of a row's keys, as `shape` has one for all of them.
+    fn attention_split(
+        &self,
+        params: &AttentionParams,
+        batch: &Paged<Self>,
+        shape: Shape,
+        [q, cache_k, cache_v]: [&Tensor<Self>; 3],
+        out: &mut Tensor<Self>,
+    ) -> Result<()> {
+        let (depth, path) = (Depth::of(params)?, Path::of(params, [q, cache_k, cache_v, out])?);
+        let splits = splits(batch);
+        let ends = q.rows() * params.num_heads * splits;
+        // Maximum and total of each, and its sums.
+        let states = Tensor::<Self>::empty(self, DType::F32, ends, 2)?;
+        let parts = Tensor::<Self>::empty(self, DType::F32, ends, params.head_dim)?;
+        self.launch(
+            path.pick(
+                depth,
+                ["attention_split_f32_64", "attention_split_f32_128", "attention_split_f32_256"],
+                ["attention_split_bf16_64", "attention_split_bf16_128", "attention_split_bf16_256"],
+            ),
+            Shape { grid: [shape.grid[0], shape.grid[1], splits as u32], ..shape },
+            layer_args![
+                params,
+                batch.count,
+                batch.offsets,
+                batch.starts,
+                batch.pages,
+                batch.max_pages,
+                q,
+                cache_k,
+                cache_v,
+                states,
+                parts
+            ],
+        )?;
+        self.launch(
+            if path == Path::Fma { "attention_merge_f32" } else { "attention_merge_bf16" },
+            Shape::grid([q.rows() + batch.count, params.num_heads, 1], MERGE_THREADS),
+            layer_args![params, batch.count, batch.offsets, batch.starts, splits, states, parts, out],
+        )
+    }
+}
+
+/// Splits of the longest sequence that the page tables have room for.
+fn splits(batch: &Paged<Cuda>) -> usize {
+    (batch.max_pages * PAGE).div_ceil(SPLIT)
 }
 
 impl Attention for Cuda {
@@ -274,13 +330,18 @@ impl Attention for Cuda {
         check_shapes(params, q, cache_k.cols() / PAGE);
         assert_eq!(q.shape(), out.shape(), "out is like q");
         let (depth, path) = (Depth::of(params)?, Path::of(params, [q, cache_k, cache_v, out])?);
+        let shape = forward_shape(path, depth, params, q.rows(), batch.count);
+        // The same bits either way; worth it where tiles alone leave multiprocessors without work.
+        if splits(batch) > 1 && shape.blocks() < self.multiprocessors() {
+            return self.attention_split(params, batch, shape, [q, cache_k, cache_v], out);
+        }
         self.launch(
             path.pick(
                 depth,
                 ["attention_paged_f32_64", "attention_paged_f32_128", "attention_paged_f32_256"],
                 ["attention_paged_bf16_64", "attention_paged_bf16_128", "attention_paged_bf16_256"],
             ),
-            forward_shape(path, depth, params, q.rows(), batch.count),
+            shape,
             layer_args![
                 params,
                 batch.count,

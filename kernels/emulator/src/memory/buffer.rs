@@ -2,7 +2,7 @@
 //!
 //! Blocks run on several threads, so the bytes are atomics; relaxed loads and stores cost no more than plain ones.
 
-use crate::race::global::Cells;
+use crate::race::global::Words;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -18,6 +18,8 @@ pub struct Buffer {
     complete: AtomicBool,
     blocks: Shadow,
     warps: Shadow,
+    /// Cells of single bytes, of pages with words that several blocks or warps share.
+    bytes_apart: Shadow,
 }
 
 /// A cell a word in pages that are made when first asked for.
@@ -40,7 +42,7 @@ impl Buffer {
         let words = bytes.div_ceil(4) as usize;
         // Fresh memory holds a pattern that is a NaN in f32, f16 and bf16 and a large integer.
         let poison = (0..words).map(|_| AtomicU32::new(0x7fff_7fff)).collect();
-        let (blocks, warps) = (shadow(words), shadow(words));
+        let [blocks, warps, bytes_apart] = [(); 3].map(|()| shadow(words));
         Self {
             bytes,
             words: poison,
@@ -48,6 +50,7 @@ impl Buffer {
             complete: AtomicBool::new(false),
             blocks,
             warps,
+            bytes_apart,
         }
     }
 
@@ -165,18 +168,19 @@ impl Buffer {
     /// The race shadow's cells of `words` words that lie in one page. Warps are told apart only in pages that a kernel
     /// has written: most memory is only read, and its shadow stays half as large.
     #[inline]
-    pub fn shadow(&self, first: usize, words: usize, write: bool) -> impl Iterator<Item = Cells<'_>> {
+    pub fn shadow(&self, first: usize, words: usize, write: bool) -> Words<'_> {
         let (number, at) = (first / PAGE, first % PAGE);
         let blocks = &self.blocks[number].get_or_init(page)[at..at + words];
         let warps = if write { Some(self.warps[number].get_or_init(page)) } else { self.warps[number].get() };
         let warps = warps.map(|page| &page[at..at + words]);
-        (0..words).map(move |word| Cells { blocks: &blocks[word], warps: warps.map(|page| &page[word]) })
+        Words { blocks, warps, bytes: &self.bytes_apart[number], page: PAGE, first: at }
     }
 
     /// Forgets who touched what.
     pub fn clear_shadow(&self) {
         self.blocks
             .iter()
+            .chain(&self.bytes_apart)
             .filter_map(OnceLock::get)
             .flat_map(|page| page.iter())
             .for_each(|cell| cell.store(0, Relaxed));

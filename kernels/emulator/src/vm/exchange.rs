@@ -84,6 +84,10 @@ pub fn atomic(warp: &mut Warp, context: &mut Context, a: &Atomic, pc: u32, mask:
             (_, address) => global(warp, context, at, a, address, (b, c)),
         };
     });
+    if first == Window::Generic {
+        // A block on another thread may have published and updated since: who saw its update has what it published.
+        synchronise(context, &at_lanes, mask, false);
+    }
     match a.d {
         NONE => {}
         d if double => put(&mut warp.doubles[d as usize], mask, &old),

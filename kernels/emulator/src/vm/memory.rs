@@ -88,10 +88,9 @@ pub fn watch(context: &Context, at: At, clock: u32, buffer: &Buffer, address: u6
         clock,
         known: &context.known[at.warp as usize],
     };
-    for cells in buffer.shadow(offset as usize / 4, words, kind == Touch::Write) {
-        if let Some(conflict) = who.touch(cells, mask, kind) {
-            return global_conflict(context, at, address, kind, conflict);
-        }
+    let words = buffer.shadow(offset as usize / 4, words, kind == Touch::Write);
+    if let Some(conflict) = who.touch(&words, mask, kind) {
+        global_conflict(context, at, address, kind, conflict);
     }
 }
 

@@ -125,6 +125,18 @@ extern "C" __global__ void race_with_neighbour(const int* in, int* data) {
     data[i + 1] = in[0] + data[i]; // MARK race_with_neighbour
 }
 
+// Two blocks count in the halves of words: of 2 halves each has its own, 1 both share.
+extern "C" __global__ void race_on_halves(unsigned short* data, int halves) {
+    int i = 2 * threadIdx.x + blockIdx.x % halves;
+    data[i] = data[i] + 1; // MARK race_on_halves
+}
+
+// The same by two warps of a block.
+extern "C" __global__ void race_of_warps_on_halves(unsigned short* data, int halves) {
+    int i = 2 * (threadIdx.x % 32) + threadIdx.x / 32 % halves;
+    data[i] = data[i] + 1; // MARK race_of_warps_on_halves
+}
+
 // The last block to arrive reads the others' sums, which no fence has published.
 extern "C" __global__ void race_without_fence(int* partial, unsigned* ticket, int* out) {
     if (threadIdx.x != 0) return;

@@ -22,6 +22,8 @@ const KL_ROWS: usize = 64;
 const STEP: usize = 32;
 /// `VOCABULARY_SPLIT` of unembed.cuh.
 const SPLIT: usize = 1024;
+/// `SPLIT` of attention.cuh: keys of a split.
+const KEYS: usize = 512;
 /// Rows and columns of a piece of dz (`linear_ce/cuda.rs`).
 const PIECE: usize = 4096;
 /// Groups whose sums one thread makes (`rmsnorm/cuda.rs`).
@@ -56,12 +58,21 @@ fn attention(kernel: &str, sizes: &Dimensions<'_>) -> Option<Model> {
         // out and dout in, a number a row and head out.
         return Some(Model::new(2 * q, 2 * q * e + 4 * t * heads, 2 * q * e + 4 * t * heads));
     }
+    // A row's and head's maximum, total and sums for each split.
+    let parts = DECODED * heads * t.div_ceil(KEYS) * (4 * d + 8);
+    if kernel.starts_with("attention_merge") {
+        let bytes = parts + DECODED * heads * d * e;
+        return Some(Model::new(3 * DECODED * heads * t.div_ceil(KEYS) * d, bytes, bytes));
+    }
     let depth = depth(kernel).filter(|_| kernel.starts_with("attention_"))?;
     let mma = kernel.contains("bf16");
-    if kernel.starts_with("attention_paged") {
+    let split = kernel.starts_with("attention_split");
+    if split || kernel.starts_with("attention_paged") {
         let rows = if mma { 64 } else { 32 };
         let blocks = DECODED * shared * t.div_ceil(rows);
-        let bytes = 2 * DECODED * (t * shared + heads) * d * e;
+        // The queries and what becomes of them, beside keys and values.
+        let ends = if split { DECODED * heads * d * e + parts } else { 2 * DECODED * heads * d * e };
+        let bytes = 2 * DECODED * t * shared * d * e + ends;
         return Some(Model::new(4 * rows * rows * depth * blocks, bytes, bytes));
     }
     let backward = kernel.starts_with("attention_backward");
