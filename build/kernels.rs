@@ -1,5 +1,5 @@
-//! Compiles each `kernels/*.cu` once to PTX, assembles machine code for every architecture from that PTX, and writes a
-//! table of all of it for `device::cuda::modules`. Without nvcc the table is empty.
+//! Compiles each `kernels/*.cu` once to PTX of its feature level, assembles machine code for the architectures of that level
+//! from the PTX, and writes a table of all of it for `device::cuda::modules`. Without nvcc the table is empty.
 
 use crate::ptxas;
 use std::collections::hash_map::DefaultHasher;
@@ -10,10 +10,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-/// What the PTX may use; the architectures below can all run it, and newer ones translate it.
-const FEATURES: &str = "compute_80";
-/// Architectures that machine code is assembled for.
-const ARCHITECTURES: [&str; 4] = ["80", "86", "89", "90a"];
+/// What a kernel's PTX may use, and the architectures that machine code is assembled for.
+struct Level {
+    features: &'static str,
+    architectures: &'static [&'static str],
+}
+
+/// Of every kernel but Hopper's own: the architectures can all run this PTX, and newer ones translate it.
+const BASE: Level = Level { features: "80", architectures: &["80", "86", "89", "90a"] };
+/// Of `kernels/*_sm90.cu`: wgmma and its like run on compute capability 9.0 and on no other, older or newer.
+const HOPPER: Level = Level { features: "90a", architectures: &["90a"] };
+
+impl Level {
+    fn of(name: &str) -> &'static Self {
+        if name.ends_with("_sm90") { &HOPPER } else { &BASE }
+    }
+}
+
 /// The tools' options that do not depend on the file.
 const NVCC: [&str; 5] = ["-ptx", "-lineinfo", "-std=c++17", "-Werror", "all-warnings"];
 const PTXAS: [&str; 2] = ["-v", "-lineinfo"];
@@ -108,7 +121,7 @@ fn compile_all(toolkit: &Toolkit, sources: &[PathBuf], out: &Path) -> (String, S
             "Module {{ name: {name:?}, image: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.fatbin\")), kernels: &{:?} }},",
             ptxas::signatures(&ptx)
         );
-        for architecture in ARCHITECTURES {
+        for architecture in Level::of(name).architectures {
             rows.extend(ptxas::rows(&read(&out.join(format!("{name}.{architecture}.txt"))), architecture));
         }
     }
@@ -139,27 +152,28 @@ fn with_headers(source: &Path) -> Vec<String> {
 /// Writes `NAME.ptx`, `NAME.fatbin` and what ptxas said to `out`, unless they are there of the same text and tools.
 fn compile(toolkit: &Toolkit, source: &Path, out: &Path) {
     let name = stem(source);
+    let Level { features, architectures } = Level::of(name);
     let place = |extension: &str| out.join(format!("{name}.{extension}")).to_str().expect("a plain path").to_owned();
     let mut hasher = DefaultHasher::new();
-    (with_headers(source), &toolkit.version, FEATURES, ARCHITECTURES, NVCC, PTXAS, FATBINARY).hash(&mut hasher);
+    (with_headers(source), &toolkit.version, features, architectures, NVCC, PTXAS, FATBINARY).hash(&mut hasher);
     let hash = hasher.finish().to_string();
     if fs::read_to_string(place("hash")).is_ok_and(|found| found == hash) {
         return;
     }
     let (ptx, fatbin) = (place("ptx"), place("fatbin"));
     let source = source.to_str().expect("a plain path");
-    let arch = format!("-arch={FEATURES}");
+    let arch = format!("-arch=compute_{features}");
     toolkit.run("nvcc", &[&NVCC[..], &[&arch, "-o", &ptx, source]].concat());
     let mut images: Vec<String> = FATBINARY.map(str::to_owned).to_vec();
     images.push(format!("--create={fatbin}"));
-    for architecture in ARCHITECTURES {
+    for architecture in *architectures {
         let cubin = place(&format!("{architecture}.cubin"));
         let arch = format!("-arch=sm_{architecture}");
         let text = toolkit.run("ptxas", &[&PTXAS[..], &[&arch, "-o", &cubin, &ptx]].concat());
         write_if_changed(Path::new(&place(&format!("{architecture}.txt"))), &text);
         images.push(format!("--image3=kind=elf,sm={architecture},file={cubin}"));
     }
-    images.push(format!("--image3=kind=ptx,sm={},file={ptx}", FEATURES.trim_start_matches("compute_")));
+    images.push(format!("--image3=kind=ptx,sm={features},file={ptx}"));
     toolkit.run("fatbinary", &images.iter().map(String::as_str).collect::<Vec<_>>());
     write_if_changed(Path::new(&place("hash")), &hash);
 }

@@ -11,6 +11,15 @@ type Handle = *mut c_void;
 /// Dynamic and static shared memory of a block without opting in.
 const SHARED_DEFAULT: u32 = 48 * 1024;
 
+/// Whether PTX of a target can run: "sm_80" on what is newer too, "sm_90a" on that architecture alone.
+fn runs_on(target: &str, architecture: u32) -> bool {
+    let digits: String = target.chars().filter(char::is_ascii_digit).collect();
+    digits.parse().map_or(true, |needed: u32| match target.ends_with('a') {
+        true => needed == architecture,
+        false => needed <= architecture,
+    })
+}
+
 impl State {
     fn load(&mut self, text: Option<&str>) -> Result<usize, Code> {
         self.healthy()?;
@@ -29,8 +38,7 @@ impl State {
             eprintln!("safedepth-emulator: {error}");
             Code::INVALID_PTX
         })?;
-        let digits: String = loaded.module.target.chars().filter(char::is_ascii_digit).collect();
-        if digits.parse::<u32>().is_ok_and(|target| target > self.options.architecture) {
+        if !runs_on(&loaded.module.target, self.options.architecture) {
             return Err(Code::NO_BINARY_FOR_GPU);
         }
         let handle = self.handle();
@@ -297,4 +305,15 @@ pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
 ) -> Code {
     // SAFETY: the same contract.
     unsafe { cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks, function, threads, dynamic) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::runs_on;
+
+    #[test]
+    fn what_is_of_one_architecture_runs_on_no_other() {
+        assert!(runs_on("sm_80", 80) && runs_on("sm_80", 90) && !runs_on("sm_86", 80));
+        assert!(runs_on("sm_90a", 90) && !runs_on("sm_90a", 80) && !runs_on("sm_90a", 100));
+    }
 }

@@ -3,6 +3,7 @@
 
 pub mod convert;
 pub mod decode;
+pub mod hopper;
 pub mod lex;
 pub mod op;
 mod opcode;

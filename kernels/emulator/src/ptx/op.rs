@@ -2,6 +2,7 @@
 //! immediates and special registers are slots too, filled when a warp starts, so an operand is always a slot.
 
 use super::convert::Conversion;
+use super::hopper::Hopper;
 use super::types::{Class, Type};
 
 pub type Slot = u16;
@@ -484,6 +485,7 @@ pub enum Op {
     SyncWarp(Slot),
     Barrier(Box<Barrier>),
     Fence,
+    Hopper(Box<Hopper>),
     Mma(Box<Mma>),
     Matrix(Box<MatrixLoad>),
     CopyAsync(Box<CopyAsync>),
@@ -552,7 +554,7 @@ pub enum Role {
     Define,
 }
 
-fn address_slots(address: &mut Address, f: &mut dyn FnMut(Class, &mut Slot, Role)) {
+pub(super) fn address_slots(address: &mut Address, f: &mut dyn FnMut(Class, &mut Slot, Role)) {
     match &mut address.base {
         Base::Absolute => {}
         Base::Word(slot) => f(Class::Word, slot, Role::Use),
@@ -633,6 +635,7 @@ impl Op {
                 all(f, class, Use, [&mut a.b, &mut a.c]);
                 f(class, &mut a.d, Define);
             }
+            Op::Hopper(hopper) => hopper.slots(f),
             Op::BranchTable(index, _) => f(W, index, Use),
             Op::Shuffle(s) => {
                 all(f, W, Use, [&mut s.a, &mut s.b, &mut s.c, &mut s.mask]);

@@ -121,10 +121,13 @@ impl Decoder<'_> {
                 m.left.clear();
                 Op::Nop
             }
-            "membar" | "fence" => {
-                m.left.clear();
-                Op::Fence
-            }
+            "membar" | "fence" => match self.fence(m) {
+                Some(fence) => Op::Hopper(Box::new(fence)),
+                None => {
+                    m.left.clear();
+                    Op::Fence
+                }
+            },
             "activemask" if m.take("b32") => Op::ActiveMask(self.target(o, 0, Class::Word)?),
             "call" => {
                 m.take("uni");

@@ -51,7 +51,9 @@ impl Decoder<'_> {
             "ld" | "ldu" | "st" => return self.access(base == "st", m, o),
             "atom" | "red" => return self.atomic(base == "red", m, o),
             "ldmatrix" | "stmatrix" => return self.matrix(base == "stmatrix", m, o),
-            "cp" if m.take("async") => return self.copy_async(m, o),
+            "cp" if m.take("async") => {
+                return if m.take("bulk") { self.bulk_copy(m, o) } else { self.copy_async(m, o) };
+            }
             "mma" if m.take("sync") & m.take("aligned") => return self.mma(m, o),
             "shfl" if m.take("sync") => return self.shuffle(m, o),
             "vote" if m.take("sync") => {
@@ -80,6 +82,7 @@ impl Decoder<'_> {
                 Op::Reduce { op, signed: kind.signed(), d, a, mask: self.source(o, 2, Type::B32)? }
             }
             "bar" | "barrier" => return self.barrier(m, o),
+            "wgmma" | "mbarrier" | "setmaxnreg" | "elect" => return self.hopper(base, m, o),
             _ => return Ok(None),
         }))
     }

@@ -3,6 +3,7 @@
 //! them: those keep a slot of their own and are watched while the kernel runs.
 
 use super::decode::{Constant, Instruction, Kernel};
+use super::hopper::{Left, asynchronous};
 use super::op::{NONE, Op, Role, Slot};
 use super::parse::Location;
 use super::types::Class;
@@ -34,6 +35,8 @@ pub struct Program {
     pub files: [usize; 3],
     /// Registers that are watched for reads before their first write.
     pub watched: usize,
+    /// The first so many of them are wgmma's.
+    pub lent: usize,
     pub parameters: Vec<(u32, u32)>,
     pub parameter_bytes: u32,
     pub shared_bytes: u32,
@@ -73,6 +76,18 @@ impl Bits {
             }
         }
     }
+}
+
+/// Registers that the tensor cores use after the operation that names them: they are nobody else's meanwhile.
+fn lent(kernel: &Kernel, registers: usize) -> Bits {
+    let mut lent = Bits::new(registers, false);
+    for m in kernel.instructions.iter().filter_map(|instruction| asynchronous(&instruction.op)) {
+        m.d.iter().filter(|&&slot| slot != NONE).for_each(|&slot| lent.insert(slot));
+        if let Left::Registers(slots) = &m.a {
+            slots.iter().for_each(|&slot| lent.insert(slot));
+        }
+    }
+    lent
 }
 
 /// What an instruction reads and writes; a guarded write keeps the old value in other lanes, so it reads too.
@@ -220,7 +235,9 @@ pub fn compact(mut kernel: Kernel) -> Program {
     let registers = kernel.registers as usize;
     let effects = effects(&mut kernel.instructions);
     let blocks = blocks(&kernel.instructions);
-    let suspects = unwritten(&kernel, &blocks, &effects, registers);
+    let lent = lent(&kernel, registers);
+    let mut suspects = unwritten(&kernel, &blocks, &effects, registers);
+    suspects.union(&lent);
     let (live_in, live_out) = liveness(&blocks, &effects, registers);
 
     // Live ranges in half steps: reads at 2 i, writes at 2 i + 1.
@@ -281,16 +298,21 @@ pub fn compact(mut kernel: Kernel) -> Program {
         files[own] += 1;
     }
 
+    // Those that are lent first.
     let mut watched = HashMap::new();
-    suspects.each(|slot| {
+    let mut number = |slot: Slot| {
         let next = watched.len() as u16;
         watched.entry((classes[slot as usize], slots[slot as usize])).or_insert(next);
-    });
+    };
+    lent.each(&mut number);
+    suspects.each(&mut number);
+    let mut count = 0;
+    lent.each(|_| count += 1);
     let steps = kernel.instructions.into_iter().map(|mut instruction| {
         instruction.op.slots(&mut |_, slot, _| *slot = slots[*slot as usize]);
         let guard = if instruction.guard == NONE { NONE } else { slots[instruction.guard as usize] };
         let Instruction { mut op, negated, line, location, .. } = instruction;
-        let watch = Watch::new(&mut op, guard, &watched).map(Box::new);
+        let watch = Watch::new(&mut op, guard, &watched, count).map(Box::new);
         Step { flop: op.flop(), op, guard, negated, watch, line, location }
     });
     let steps = steps.collect();
@@ -300,6 +322,7 @@ pub fn compact(mut kernel: Kernel) -> Program {
         constants,
         files,
         watched: watched.len(),
+        lent: count.into(),
         parameters: kernel.parameters,
         parameter_bytes: kernel.parameter_bytes,
         shared_bytes: kernel.shared_bytes,

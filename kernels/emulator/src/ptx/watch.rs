@@ -1,6 +1,7 @@
 //! Registers that some path reads before it writes them, numbered, and what an operation does with them: resolved once,
 //! so that the interpreter looks nothing up.
 
+use super::hopper::{Left, asynchronous};
 use super::op::{Double1, NONE, Op, Role, Slot, Word1};
 use super::types::Class;
 use std::collections::HashMap;
@@ -27,6 +28,9 @@ pub struct Watch {
     pub uses: Box<[u16]>,
     pub defines: Box<[u16]>,
     pub origin: Origin,
+    /// Registers lent to wgmma that this operation reads or writes itself, and how many of them it reads.
+    pub touches: Box<[u16]>,
+    pub reads: usize,
 }
 
 /// Operations that move a value without using it.
@@ -43,8 +47,19 @@ pub fn copies(op: &Op) -> bool {
 
 impl Watch {
     /// `None` where the operation touches no watched register.
-    pub fn new(op: &mut Op, guard: Slot, watched: &HashMap<(Class, Slot), u16>) -> Option<Self> {
+    pub fn new(op: &mut Op, guard: Slot, watched: &HashMap<(Class, Slot), u16>, lent: u16) -> Option<Self> {
         let find = |class: Class, slot: Slot| watched.get(&(class, slot)).copied();
+        if let Some(m) = asynchronous(op) {
+            // Accumulators are no uses: whether they are added to is known when it runs.
+            let word = |slot: &Slot| find(Class::Word, *slot);
+            let uses = match &m.a {
+                Left::Shared(_) => Box::default(),
+                Left::Registers(slots) => slots.iter().filter_map(word).collect(),
+            };
+            let defines = m.d.iter().filter_map(word).collect();
+            let (origin, touches) = (Origin::Computed, Box::default());
+            return Some(Self { guard: None, uses, defines, origin, touches, reads: 0 });
+        }
         let (mut uses, mut defines) = (Vec::new(), Vec::new());
         op.slots(&mut |class, slot, role| match role {
             Role::Use => uses.extend(find(class, *slot)),
@@ -64,9 +79,12 @@ impl Watch {
             }
             _ => Origin::Computed,
         };
+        let mut touches: Vec<u16> = uses.iter().copied().filter(|&register| register < lent).collect();
+        let reads = touches.len();
+        touches.extend(defines.iter().filter(|&&register| register < lent));
         if copies(op) {
             uses.clear();
         }
-        Some(Self { guard, uses: uses.into(), defines: defines.into(), origin })
+        Some(Self { guard, uses: uses.into(), defines: defines.into(), origin, touches: touches.into(), reads })
     }
 }

@@ -4,12 +4,20 @@
 //! how far it has seen the other warps' clocks. Shared memory is cut into granules of 16 bytes. A granule holds, for each
 //! of its words, a stamp of the last write, and for each warp its last reads: an access whose bytes carry a stamp of
 //! another thread that is not known yet is a race.
+//!
+//! Copies in bulk and wgmma go by a way of their own (the asynchronous proxy). What a copy brought is known to those who
+//! know that its mbarrier's phase is complete; what threads wrote is known to it and to wgmma only past a proxy fence. What
+//! wgmma reads is held until its wait: until then whoever writes there races.
 
 use std::fmt;
 
 /// A stamp: pc 23 bits, clock 24, warp 5, lane 6 (32: several), atomic 1, pending 1, bytes 4.
 type Stamp = u64;
 const SEVERAL: u8 = 32;
+/// In place of a lane: written by a copy in bulk. The clock is then the mbarrier's number, 5 bits, and the phase, 19.
+const ENGINE: u8 = 33;
+/// The clock of reads that go on until a wait.
+const HELD: u32 = u32::MAX;
 const PENDING: Stamp = 1 << 4;
 const ATOMIC: Stamp = 1 << 5;
 
@@ -38,20 +46,45 @@ struct Reads {
     bytes: u16,
 }
 
+/// What a warp knows of the others, through all that it synchronised with.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Known {
+    /// The clock of each warp, its own as far as its lanes know each other.
+    pub warps: [u32; 32],
+    /// The clock up to which each warp's writes are visible to the asynchronous proxy.
+    pub fenced: [u32; 32],
+    /// Complete phases of each mbarrier of the block.
+    pub phases: [u32; 32],
+}
+
+impl Known {
+    pub fn join(&mut self, other: &Self) {
+        let join = |own: &mut [u32; 32], other: &[u32; 32]| {
+            own.iter_mut().zip(other).for_each(|(own, other)| *own = (*own).max(*other));
+        };
+        join(&mut self.warps, &other.warps);
+        join(&mut self.fenced, &other.fenced);
+        join(&mut self.phases, &other.phases);
+    }
+}
+
 /// Who accesses, and what it knows of the others.
 pub struct Who<'a> {
     pub warp: u8,
     pub clock: u32,
     pub pc: u32,
-    /// The clock of each warp as far as this one has synchronised with it.
-    pub known: &'a [u32; 32],
+    pub known: &'a Known,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     Unwritten,
     Pending,
-    Race { wrote: bool },
+    Race {
+        wrote: bool,
+    },
+    /// Written by a thread and not yet visible to the asynchronous proxy.
+    Unfenced,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +99,7 @@ impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.lane {
             SEVERAL => write!(f, "several lanes of warp {}", self.warp),
+            ENGINE => write!(f, "a copy in bulk by warp {}", self.warp),
             lane => write!(f, "warp {} lane {lane}", self.warp),
         }
     }
@@ -113,11 +147,19 @@ impl SharedShadow {
     #[inline(always)]
     fn ordered(who: &Who, lane: u8, stamp: Stamp) -> bool {
         let (clock, warp, by) = fields(stamp);
-        if warp == who.warp {
-            by == lane || by == SEVERAL || clock < who.clock
-        } else {
-            clock <= who.known[warp as usize]
+        if by == ENGINE {
+            return who.known.phases[(clock >> 19) as usize & 31] > clock & 0x7_ffff;
         }
+        clock <= who.known.warps[warp as usize & 31] || warp == who.warp && (by == lane || by == SEVERAL)
+    }
+
+    /// What a thread wrote in a granule that the asynchronous proxy may not see yet.
+    fn unfenced(who: &Who, writes: &[Stamp; 4]) -> Option<Conflict> {
+        writes.iter().filter(|&&stamp| stamp & 15 != 0).find_map(|&stamp| {
+            let (clock, warp, lane) = fields(stamp);
+            let seen = lane == ENGINE || clock <= who.known.fenced[warp as usize & 31];
+            (!seen).then_some(Conflict { trouble: Trouble::Unfenced, warp, lane, pc: pc(stamp) })
+        })
     }
 
     /// Stamps that hold all bits of `twin` (an atomic's flag, or one whole stamp) are no conflict.
@@ -145,7 +187,9 @@ impl SharedShadow {
     pub fn read(&mut self, who: &Who, lane: u8, address: u32, bytes: u32) -> Option<Conflict> {
         let (index, mask) = Self::cell(address, bytes);
         let own = &mut self.reads[who.warp as usize * self.granules.len() + index];
-        if own.clock != who.clock || own.bytes & !mask == 0 && own.lanes == [lane; 4] {
+        if own.clock == HELD {
+            // A write here is reported in any case.
+        } else if own.clock != who.clock || own.bytes & !mask == 0 && own.lanes == [lane; 4] {
             *own = Reads { clock: who.clock, pc: who.pc, lanes: [lane; 4], bytes: mask };
         } else {
             for (word, _) in spread(mask) {
@@ -224,12 +268,12 @@ impl SharedShadow {
             readers &= readers - 1;
             let reads = &self.reads[warp * self.granules.len() + index];
             let own = warp == who.warp as usize;
-            if reads.bytes & mask == 0 || reads.clock <= who.known[warp] && !own || reads.clock < who.clock && own {
+            if reads.bytes & mask == 0 || reads.clock <= who.known.warps[warp & 31] {
                 continue;
             }
             let by = reads.lanes[(reads.bytes & mask).trailing_zeros() as usize / 4];
             // Reads of several lanes that include the writer itself cannot be told apart here.
-            if own && (by == lane || by == SEVERAL) {
+            if own && (by == lane || by == SEVERAL) && reads.clock != HELD {
                 continue;
             }
             return Some(Conflict {
@@ -257,6 +301,40 @@ impl SharedShadow {
         conflict
     }
 
+    /// A copy in bulk begins to write 16 bytes.
+    pub fn write_in_bulk(&mut self, who: &Who, lane: u8, address: u32) -> Option<Conflict> {
+        let before = self.granules[address as usize / 16].writes;
+        self.write(who, lane, address, 16, true, false).or_else(|| Self::unfenced(who, &before))
+    }
+
+    /// 16 bytes of a copy in bulk arrive: `warp` and `pc` made it, for phase `phase` of mbarrier number `barrier`.
+    pub fn land_in_bulk(&mut self, warp: u8, pc: u32, [barrier, phase]: [u32; 2], address: u32) {
+        let who = Who { warp, clock: barrier << 19 | phase & 0x7_ffff, pc, known: &Known::default() };
+        self.land(&who, ENGINE, address, 16);
+    }
+
+    /// wgmma reads 16 bytes, until they are released.
+    pub fn hold(&mut self, who: &Who, address: u32) -> Option<Conflict> {
+        let index = address as usize / 16;
+        self.reads[who.warp as usize * self.granules.len() + index] =
+            Reads { clock: HELD, pc: who.pc, lanes: [SEVERAL; 4], bytes: WHOLE };
+        let granule = &mut self.granules[index];
+        granule.readers |= 1 << who.warp;
+        if let Some(conflict) = Self::after_writes(who, SEVERAL, &granule.writes, WHOLE, 0) {
+            return Some(conflict);
+        }
+        if granule.written != WHOLE {
+            return Some(Conflict { trouble: Trouble::Unwritten, warp: 0, lane: 0, pc: 0 });
+        }
+        Self::unfenced(who, &granule.writes)
+    }
+
+    /// A wait for wgmma: what `warp` held at this address it has read now.
+    pub fn release(&mut self, warp: u8, clock: u32, address: u32) {
+        let reads = &mut self.reads[warp as usize * self.granules.len() + address as usize / 16];
+        reads.clock = clock;
+    }
+
     /// An asynchronous copy arrives.
     #[inline]
     pub fn land(&mut self, who: &Who, lane: u8, address: u32, bytes: u32) {
@@ -276,15 +354,21 @@ impl SharedShadow {
 mod tests {
     use super::*;
 
-    fn who(warp: u8, clock: u32, known: &[u32; 32]) -> Who<'_> {
+    fn who(warp: u8, clock: u32, known: &Known) -> Who<'_> {
         Who { warp, clock, pc: u32::from(warp) + 7, known }
+    }
+
+    /// To know warp 0 up to its clock 1.
+    fn first() -> Known {
+        let mut known = Known::default();
+        known.warps[0] = 1;
+        known
     }
 
     #[test]
     fn a_read_races_until_the_writer_is_known() {
         let mut shadow = SharedShadow::new(64, 2);
-        let (nothing, mut first) = ([0; 32], [0; 32]);
-        first[0] = 1;
+        let (nothing, first) = (Known::default(), first());
         assert_eq!(shadow.write(&who(0, 1, &nothing), 3, 16, 4, false, false), None);
         let race = shadow.read(&who(1, 1, &nothing), 0, 16, 4).expect("a race");
         assert_eq!((race.trouble, race.warp, race.lane, race.pc), (Trouble::Race { wrote: true }, 0, 3, 7));
@@ -296,9 +380,8 @@ mod tests {
     #[test]
     fn a_write_after_an_unordered_read_races() {
         let mut shadow = SharedShadow::new(64, 2);
-        let (nothing, mut second) = ([0; 32], [0; 32]);
+        let (nothing, second) = (Known::default(), first());
         shadow.write(&who(0, 1, &nothing), 0, 0, 16, false, false);
-        second[0] = 1;
         assert_eq!(shadow.read(&who(1, 2, &second), 32, 0, 16), None);
         assert_eq!(
             shadow.write(&who(0, 2, &nothing), 0, 0, 16, true, false).map(|c| c.trouble),
@@ -312,10 +395,41 @@ mod tests {
     #[test]
     fn lanes_of_a_warp_need_their_own_synchronisation() {
         let mut shadow = SharedShadow::new(64, 1);
-        let nothing = [0; 32];
+        let (nothing, first) = (Known::default(), first());
         assert_eq!(shadow.write(&who(0, 1, &nothing), 0, 0, 4, false, false), None);
         assert_eq!(shadow.write(&who(0, 1, &nothing), 1, 4, 4, false, false), None);
         assert!(shadow.read(&who(0, 1, &nothing), 1, 0, 4).is_some());
-        assert!(shadow.read(&who(0, 2, &nothing), 1, 0, 4).is_none());
+        assert!(shadow.read(&who(0, 2, &first), 1, 0, 4).is_none());
+    }
+
+    #[test]
+    fn wgmma_needs_a_proxy_fence_and_holds_what_it_reads() {
+        let mut shadow = SharedShadow::new(64, 2);
+        let mut known = first();
+        shadow.write(&who(0, 1, &known), 0, 0, 16, false, false);
+        assert_eq!(shadow.hold(&who(1, 1, &known), 0).map(|c| c.trouble), Some(Trouble::Unfenced));
+        known.fenced[0] = 1;
+        assert_eq!(shadow.hold(&who(1, 1, &known), 0), None);
+        known.warps[1] = 9;
+        let race = Some(Trouble::Race { wrote: false });
+        assert_eq!(shadow.write(&who(0, 2, &known), 0, 0, 4, false, false).map(|c| c.trouble), race);
+        shadow.release(1, 10, 0);
+        assert_eq!(shadow.write(&who(0, 2, &known), 0, 0, 4, false, false).map(|c| c.trouble), race);
+        known.warps[1] = 10;
+        assert_eq!(shadow.write(&who(0, 2, &known), 0, 0, 4, false, false), None);
+    }
+
+    #[test]
+    fn what_a_copy_in_bulk_brought_is_known_by_its_phase() {
+        let mut shadow = SharedShadow::new(64, 2);
+        let mut known = first();
+        assert_eq!(shadow.write_in_bulk(&who(0, 1, &known), 0, 16), None);
+        assert_eq!(shadow.read(&who(1, 1, &known), 0, 16, 4).map(|c| c.trouble), Some(Trouble::Pending));
+        shadow.land_in_bulk(0, 7, [3, 5], 16);
+        known.phases[3] = 5;
+        let race = Some(Trouble::Race { wrote: true });
+        assert_eq!(shadow.read(&who(1, 1, &known), 0, 16, 4).map(|c| c.trouble), race);
+        known.phases[3] = 6;
+        assert_eq!(shadow.read(&who(1, 1, &known), 0, 16, 4), None);
     }
 }

@@ -1,12 +1,13 @@
 //! A block: its warps in an order drawn from the seed, its shared memory, its barriers.
 
 use super::launch::{Counts, Launch};
+use super::mbarrier::Mbarriers;
 use super::warp::{Stop, Warp, run};
 use super::{ALL, each};
 use crate::ptx::op::{Barrier, BarrierKind, NONE, Op};
 use crate::race::global::BlockSet;
 use crate::race::report::{Kind, Report, place};
-use crate::race::shared::SharedShadow;
+use crate::race::shared::{Known, SharedShadow};
 
 /// Everything of a block but its warps, so that a warp and its surroundings can be borrowed apart.
 pub struct Context<'l> {
@@ -15,8 +16,9 @@ pub struct Context<'l> {
     pub coordinates: [u32; 3],
     pub shared: Vec<u8>,
     pub shadow: SharedShadow,
-    /// Row v: how far warp v has seen each warp's clock.
-    pub known: Vec<[u32; 32]>,
+    /// What each warp knows of the others.
+    pub known: Vec<Known>,
+    pub mbarriers: Mbarriers,
     pub counts: Counts,
     /// A fence was executed: later atomics publish what came before.
     pub fenced: bool,
@@ -57,6 +59,8 @@ impl Context<'_> {
 enum State {
     Ready,
     AtBarrier,
+    /// At an mbarrier.
+    Waiting,
     Done,
 }
 
@@ -70,7 +74,7 @@ struct Arrivals {
     popc: u32,
     any: bool,
     not_all: bool,
-    seen: [u32; 32],
+    seen: Known,
 }
 
 pub struct Block<'l> {
@@ -103,7 +107,8 @@ impl<'l> Block<'l> {
                 coordinates: [0; 3],
                 shared: vec![0; bytes.next_multiple_of(16)],
                 shadow: SharedShadow::new(bytes, warps),
-                known: vec![[0; 32]; warps],
+                known: vec![Known::default(); warps],
+                mbarriers: Mbarriers::default(),
                 counts: Counts::default(),
                 fenced: false,
                 released: false,
@@ -120,7 +125,8 @@ impl<'l> Block<'l> {
         self.context.coordinates = [linear % x, linear / x % y, linear / (x * y)];
         self.context.shared.fill(0xff);
         self.context.shadow.reset();
-        self.context.known.fill([0; 32]);
+        self.context.known.fill(Known::default());
+        self.context.mbarriers.clear();
         (self.context.fenced, self.context.released) = (false, false);
         self.context.acquired = BlockSet::default();
         self.states.fill(State::Ready);
@@ -146,9 +152,12 @@ impl<'l> Block<'l> {
                 self.states.iter().enumerate().fold(0, |ready, (w, s)| ready | u32::from(*s == State::Ready) << w);
             if ready == 0 {
                 if self.states.iter().all(|state| *state == State::Done) {
+                    self.check_warpgroups();
                     return Turn::Done;
                 }
-                self.stuck();
+                if !self.open_mbarrier() {
+                    self.stuck();
+                }
                 continue;
             }
             let mut skip = self.draw() % u64::from(ready.count_ones());
@@ -167,8 +176,10 @@ impl<'l> Block<'l> {
             match stop {
                 Stop::Done => self.states[index] = State::Done,
                 Stop::Barrier => self.arrive(index),
+                Stop::Mbarrier => self.states[index] = State::Waiting,
                 Stop::Budget => {}
             }
+            self.wake();
             if stop == Stop::Done {
                 self.release_complete();
             }
@@ -201,9 +212,9 @@ impl<'l> Block<'l> {
             arrivals.any |= votes & warp.live != 0;
             arrivals.not_all |= votes & warp.live != warp.live;
         }
-        let mut own = self.context.known[index];
-        own[index] = warp.clock;
-        arrivals.seen.iter_mut().zip(&own).for_each(|(seen, own)| *seen = (*seen).max(*own));
+        let own = &mut self.context.known[index];
+        own.warps[index] = warp.clock;
+        arrivals.seen.join(own);
         self.context.counts.barriers += 1;
         if barrier.kind == BarrierKind::Arrive {
             arrivals.passed += 1;
@@ -232,10 +243,7 @@ impl<'l> Block<'l> {
     fn release(&mut self, id: usize) {
         let arrivals = std::mem::take(&mut self.barriers[id]);
         each(arrivals.waiting, |index| {
-            self.context.known[index]
-                .iter_mut()
-                .zip(&arrivals.seen)
-                .for_each(|(known, seen)| *known = (*known).max(*seen));
+            self.context.known[index].join(&arrivals.seen);
             let barrier = self.barrier_at(index);
             let warp = &mut self.warps[index];
             warp.clock += 1;
@@ -250,6 +258,43 @@ impl<'l> Block<'l> {
             warp.pass_barrier();
             self.states[index] = State::Ready;
         });
+    }
+
+    /// Warps whose mbarrier has moved may ask it again.
+    fn wake(&mut self) {
+        for (state, warp) in self.states.iter_mut().zip(&self.warps) {
+            if *state == State::Waiting && self.context.mbarriers.any_passes(&warp.awaited) {
+                *state = State::Ready;
+            }
+        }
+    }
+
+    /// Nothing can go on, and a warp waits at an mbarrier: it is reported and let through.
+    fn open_mbarrier(&mut self) -> bool {
+        let Some(index) = self.states.iter().position(|state| *state == State::Waiting) else { return false };
+        let warp = &mut self.warps[index];
+        if let Some((pc, lane)) = warp.give_up_waiting() {
+            let (address, parity) = warp.awaited[0];
+            self.context.fault(index as u8, lane, Kind::NoProgress, pc, Some(address.into()), || {
+                let missing = self.context.mbarriers.missing(address);
+                format!("waits for ever for the phase of parity {parity} of an mbarrier: {missing}")
+            });
+        }
+        self.states[index] = State::Ready;
+        true
+    }
+
+    /// The warps of a warpgroup must have made the same products in the same order.
+    fn check_warpgroups(&self) {
+        for (group, warps) in self.warps.chunks(4).enumerate() {
+            let first = &warps[0].products;
+            if let Some(other) = warps.iter().find(|warp| warp.products.path() != first.path()) {
+                let (one, pc) = (first.path().1, other.products.path().1);
+                self.context.fault(other.index, 0, Kind::BarrierDivergence, pc.max(one), None, || {
+                    format!("warps {} to {} did not all execute the same wgmma operations", 4 * group, 4 * group + 3)
+                });
+            }
+        }
     }
 
     /// Nothing can go on: some barrier will never be reached by all. It is reported and opened.

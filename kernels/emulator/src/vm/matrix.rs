@@ -7,7 +7,7 @@
 use super::warp::Warp;
 use super::{Lanes, noise};
 use crate::ptx::convert::f32_from_f16;
-use crate::ptx::op::{Elements, Mma};
+use crate::ptx::op::{Elements, Mma, Slot};
 
 pub type Row = [f32; 8];
 
@@ -70,8 +70,14 @@ fn gather(words: &[Lanes], m: &Mma, tile: &mut Tile) {
             Elements::Tf32 => fill(&mut planes[0], registers, |word| f32::from_bits(word & 0xffff_e000)),
         }
     }
+    gather_sums(words, &m.c, tile);
+}
+
+/// D's rows out of its fragment.
+#[inline(always)]
+pub fn gather_sums(words: &[Lanes], c: &[Slot; 4], tile: &mut Tile) {
     for half in 0..2 {
-        let (even, odd) = (&words[m.c[2 * half] as usize], &words[m.c[2 * half + 1] as usize]);
+        let (even, odd) = (&words[c[2 * half] as usize], &words[c[2 * half + 1] as usize]);
         for g in 0..8 {
             let row = &mut tile.sum[8 * half + g];
             for t in 0..4 {
@@ -129,13 +135,25 @@ fn accumulate_vector(tile: &mut Tile) {
 pub fn multiply(warp: &mut Warp, m: &Mma) {
     let Warp { words, tile, vector, noise, .. } = warp;
     gather(words, m, tile);
-    match (*noise, *vector) {
+    sum(tile, *noise, *vector);
+    scatter_sums(words, &m.d, tile);
+}
+
+/// Adds the planes' products to the sums.
+#[inline(always)]
+pub fn sum(tile: &mut Tile, noise: Option<u64>, vector: bool) {
+    match (noise, vector) {
         (Some(seed), _) => noise::accumulate(tile, seed),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `vector` is set only where the CPU was found to have these features.
         (None, true) => unsafe { accumulate_vector(tile) },
         _ => accumulate(tile),
     }
+}
+
+/// D's rows into its fragment.
+#[inline(always)]
+pub fn scatter_sums(words: &mut [Lanes], d: &[Slot; 4], tile: &Tile) {
     for half in 0..2 {
         let (mut even, mut odd): (Lanes, Lanes) = ([0; 32], [0; 32]);
         for g in 0..8 {
@@ -144,8 +162,8 @@ pub fn multiply(warp: &mut Warp, m: &Mma) {
                 (even[4 * g + t], odd[4 * g + t]) = (row[2 * t].to_bits(), row[2 * t + 1].to_bits());
             }
         }
-        words[m.d[2 * half] as usize] = even;
-        words[m.d[2 * half + 1] as usize] = odd;
+        words[d[2 * half] as usize] = even;
+        words[d[2 * half + 1] as usize] = odd;
     }
 }
 

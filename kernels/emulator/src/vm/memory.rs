@@ -86,7 +86,7 @@ pub fn watch(context: &Context, at: At, clock: u32, buffer: &Buffer, address: u6
         acquired: &context.acquired,
         warp: at.warp,
         clock,
-        known: &context.known[at.warp as usize],
+        known: &context.known[at.warp as usize].warps,
     };
     let words = buffer.shadow(offset as usize / 4, words, kind == Touch::Write);
     if let Some(conflict) = who.touch(&words, mask, kind) {
@@ -159,6 +159,13 @@ pub fn shared_conflict(context: &Context, at: At, address: u64, verb: &str, conf
                 format!("{verb} what {conflict} {past} with no barrier between, at {}", context.place(conflict.pc)),
             )
         }
+        Trouble::Unfenced => (
+            Kind::NoFence,
+            format!(
+                "{verb} what {conflict} wrote, with no fence.proxy.async between, at {}",
+                context.place(conflict.pc)
+            ),
+        ),
     };
     context.fault(at.warp, at.lane, kind, at.pc, Some(address), || what);
 }
@@ -186,7 +193,7 @@ fn shared_data(shared: &[u8], address: usize, bytes: usize) -> Data {
 }
 
 #[inline(always)]
-fn set_shared(shared: &mut [u8], address: usize, bytes: usize, data: &Data) {
+pub fn set_shared(shared: &mut [u8], address: usize, bytes: usize, data: &Data) {
     let to = &mut shared[address..address + bytes];
     match to.as_chunks_mut::<4>() {
         (words, []) => {
@@ -248,7 +255,7 @@ fn global_data(buffer: &Buffer, offset: u64, bytes: u32) -> Data {
 }
 
 #[inline]
-fn read_global(context: &Context, at: At, clock: u32, address: u64, bytes: u32, strong: bool) -> Data {
+pub fn read_global(context: &Context, at: At, clock: u32, address: u64, bytes: u32, strong: bool) -> Data {
     let Some((buffer, offset)) = locate(context, at, address, bytes, "reads") else { return [0; 4] };
     if context.launch.detect {
         watch(context, at, clock, buffer, address, bytes, if strong { Touch::Atomic } else { Touch::Read });

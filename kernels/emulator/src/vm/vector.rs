@@ -2,7 +2,8 @@
 //! compilation of its own: one function of all operations took minutes to build, and the compiler gave up inlining in it.
 
 use super::warp::Warp;
-use super::{alu, matrix};
+use super::{alu, hopper, matrix};
+use crate::ptx::hopper::Wgmma;
 use crate::ptx::op::*;
 
 macro_rules! twice {
@@ -34,4 +35,5 @@ twice! {
     mixed = alu::mixed, (op: &Op, mask: u32);
     compare = alu::compare, (c: &Compare, mask: u32);
     multiply = matrix::multiply, (m: &Mma);
+    products = hopper::products, (shared: &[u8], m: &Wgmma, add: bool);
 }

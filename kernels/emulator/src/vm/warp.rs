@@ -5,6 +5,7 @@
 
 use super::block::Context;
 use super::copy::Copies;
+use super::hopper::{self, Products};
 use super::launch::Launch;
 use super::matrix::Tile;
 use super::{ALL, Lanes, WideLanes, alu, collective, exchange, lanes, memory, noise, print, vector};
@@ -20,8 +21,16 @@ pub struct Group {
     pub mask: u32,
     /// Stands at a collective operation whose other lanes are elsewhere.
     waiting: bool,
-    /// Nobody else can come: it acts with the lanes it has.
-    forced: bool,
+    /// Stands at an mbarrier whose phase is not complete.
+    pub(super) awaits: bool,
+    /// Nobody else can come: it acts with the lanes it has, or passes the mbarrier.
+    pub(super) forced: bool,
+}
+
+impl Group {
+    fn new(pc: u32, mask: u32) -> Self {
+        Self { pc, mask, waiting: false, awaits: false, forced: false }
+    }
 }
 
 /// Why a warp handed back.
@@ -29,6 +38,8 @@ pub struct Group {
 pub enum Stop {
     Done,
     Barrier,
+    /// All that could run waits at an mbarrier.
+    Mbarrier,
     Budget,
 }
 
@@ -52,8 +63,11 @@ pub struct Warp {
     pub local: Vec<u8>,
     pub local_written: Vec<bool>,
     pub copies: Copies,
+    /// The mbarriers that groups wait at, each with the parity of its phase.
+    pub awaited: Vec<(u32, u32)>,
+    pub products: Products,
     /// Lanes in which a watched register was written.
-    written: Vec<u32>,
+    pub(super) written: Vec<u32>,
     /// Where an mma is worked out.
     pub tile: Box<Tile>,
     /// Instructions run so far.
@@ -78,6 +92,8 @@ impl Warp {
             local: vec![0xff; local],
             local_written: vec![false; local],
             copies: Copies::default(),
+            awaited: Vec::new(),
+            products: Products::new(launch.program.lent),
             written: vec![0; launch.program.watched],
             tile: Box::default(),
             ran: 0,
@@ -93,10 +109,12 @@ impl Warp {
         let present = (threads - first).min(32);
         self.live = if present == 32 { ALL } else { (1 << present) - 1 };
         self.groups.clear();
-        self.groups.push(Group { pc: 0, mask: self.live, waiting: false, forced: false });
+        self.groups.push(Group::new(0, self.live));
         self.clock = 1;
         self.local_written.fill(false);
         self.copies.clear();
+        self.awaited.clear();
+        self.products.clear();
         self.written.fill(0);
         self.words.fill([0x7fff_7fff; 32]);
         for &(class, slot, constant) in &launch.program.constants {
@@ -131,12 +149,20 @@ impl Warp {
                 let met = next.pc == first.pc;
                 if met {
                     first.mask |= next.mask;
-                    first.waiting = false;
+                    (first.waiting, first.awaits) = (false, false);
                 }
                 met
             });
         }
-        self.groups.iter().position(|group| !group.waiting)
+        self.groups.iter().position(|group| !group.waiting && !group.awaits)
+    }
+
+    /// Nothing will complete a phase that this warp waits for: the first group that does goes on without. Its place and
+    /// its first lane, unless that was said before.
+    pub fn give_up_waiting(&mut self) -> Option<(u32, u32)> {
+        let group = self.groups.iter_mut().find(|group| group.awaits)?;
+        group.forced = true;
+        Some((group.pc, group.mask.trailing_zeros()))
     }
 
     fn watch_before(&mut self, context: &Context, watch: &Watch, pc: u32, group: u32, active: u32) {
@@ -146,9 +172,12 @@ impl Warp {
         for &register in &watch.uses {
             self.check_written(context, register, pc, active);
         }
+        if !watch.touches.is_empty() {
+            self.products.touch(context, self.index, watch, pc, active);
+        }
     }
 
-    fn check_written(&mut self, context: &Context, register: u16, pc: u32, active: u32) {
+    pub(super) fn check_written(&mut self, context: &Context, register: u16, pc: u32, active: u32) {
         let written = &mut self.written[register as usize];
         let missing = active & !*written;
         if missing != 0 {
@@ -208,11 +237,16 @@ fn value_of(launch: &Launch, block: [u32; 3], warp: u8, lane: u32, constant: Con
 /// Runs a warp until it is done, stands at a barrier, or has used `budget` instructions.
 pub fn run(warp: &mut Warp, context: &mut Context, budget: u64) -> Stop {
     let mut left = budget;
+    warp.groups.iter_mut().for_each(|group| group.awaits = false);
+    warp.awaited.clear();
     let stop = loop {
         if warp.groups.is_empty() {
             break Stop::Done;
         }
         let Some(group) = warp.pick() else {
+            if warp.groups.iter().any(|group| group.awaits) {
+                break Stop::Mbarrier;
+            }
             // Every group waits for lanes that cannot come.
             let first = &mut warp.groups[0];
             (first.waiting, first.forced) = (false, true);
@@ -229,7 +263,7 @@ pub fn run(warp: &mut Warp, context: &mut Context, budget: u64) -> Stop {
 }
 
 /// Whether the group may act together with the lanes in `required`; else it waits, or acts with those present.
-fn together(warp: &mut Warp, context: &Context, group: usize, pc: u32, active: u32, required: u32) -> bool {
+pub(super) fn together(warp: &mut Warp, context: &Context, group: usize, pc: u32, active: u32, required: u32) -> bool {
     let missing = required & !active;
     if missing == 0 {
         let outside = active & !required;
@@ -311,8 +345,8 @@ fn stretch(warp: &mut Warp, context: &mut Context, group: usize, left: &mut u64)
                 if active == mask {
                     next = *target;
                 } else if active != 0 {
-                    warp.groups[group] = Group { pc: next, mask: mask & !active, waiting: false, forced: false };
-                    warp.groups.push(Group { pc: *target, mask: active, waiting: false, forced: false });
+                    warp.groups[group] = Group::new(next, mask & !active);
+                    warp.groups.push(Group::new(*target, active));
                     return Event::Regroup;
                 }
             }
@@ -345,6 +379,7 @@ fn stretch(warp: &mut Warp, context: &mut Context, group: usize, left: &mut u64)
                 if !together(warp, context, group, pc, active, required) {
                     return Event::Regroup;
                 }
+                context.known[warp.index as usize].warps[warp.index as usize & 31] = warp.clock;
                 warp.clock += 1;
             }
             Op::Barrier(_) if active != 0 => {
@@ -384,7 +419,7 @@ fn stretch(warp: &mut Warp, context: &mut Context, group: usize, left: &mut u64)
                         .filter(|&lane| index[lane] as usize == position || last && index[lane] as usize > position);
                     let lanes = lanes.fold(0, |lanes, lane| lanes | 1 << lane) & active;
                     if lanes != 0 {
-                        warp.groups.push(Group { pc: target, mask: lanes, waiting: false, forced: false });
+                        warp.groups.push(Group::new(target, lanes));
                     }
                 }
                 warp.groups.retain(|group| group.mask != 0);
@@ -401,6 +436,11 @@ fn stretch(warp: &mut Warp, context: &mut Context, group: usize, left: &mut u64)
             Op::PredicateMov { d, a, negated } => {
                 let value = warp.predicates[*a as usize] ^ if *negated { ALL } else { 0 };
                 set_predicate(warp, *d, value, active);
+            }
+            Op::Hopper(hopper) if active != 0 => {
+                if !hopper::run(warp, context, hopper, step.watch.as_deref(), group, pc, active) {
+                    return Event::Regroup;
+                }
             }
             Op::Fence => (context.fenced, context.released) = (true, true),
             Op::ActiveMask(d) => super::put(&mut warp.words[*d as usize], active, &[active; 32]),
