@@ -12,7 +12,7 @@ mod open;
 mod staging;
 mod stopwatch;
 
-pub use launch::{Argument, Passed, Shape};
+pub use launch::{Argument, Passed, Shape, narrow};
 pub use memory::{Buffer, Indices};
 pub use modules::{PTXAS, has_kernels};
 
