@@ -6,6 +6,7 @@ use super::Config;
 pub use super::batch::Batch;
 use super::parameters::{Layer, Parameters, Projection};
 use crate::Result;
+use crate::device::cuda::nvtx;
 use crate::device::{Backend, DType, Tensor};
 use crate::ops::Ops;
 use crate::ops::attention::{AttentionParams, PAGE, Paged, Ragged};
@@ -140,6 +141,7 @@ impl<D: Ops> Transformer<D> {
 
     /// [`Self::forward`] with activations that keep their memory from step to step.
     pub fn forward_into(&self, batch: &Batch<D>, keep: Keep, activations: &mut Activations<D>) -> Result<Tensor<D>> {
+        let _range = nvtx::range(c"forward");
         let [cos, sin] = self.rope_table(&batch.positions, batch.tokens)?;
         let mut hidden = self.embed(&batch.ids, batch.tokens)?;
         let mut normed = None;
@@ -169,6 +171,7 @@ impl<D: Ops> Transformer<D> {
         batch: &Paged<D>,
         cache: &mut KvCache<D>,
     ) -> Result<Tensor<D>> {
+        let _range = nvtx::range(if tokens == batch.count { c"decode step" } else { c"prefill" });
         let [cos, sin] = self.rope_table(positions, tokens)?;
         let mut hidden = self.embed(ids, tokens)?;
         let mut normed = None;
@@ -236,6 +239,7 @@ impl<D: Ops> Transformer<D> {
         dhidden: Tensor<D>,
         mut gradients: Option<&mut Parameters<Tensor<D>>>,
     ) -> Result<Tensor<D>> {
+        let _range = nvtx::range(c"backward");
         let mut dhidden = StreamGradient { rounded: self.round_for_branches(&dhidden)?, exact: dhidden };
         let [cos, sin] = activations.angles.take().expect("the forward pass kept its angles");
         let layers = &mut activations.layers;
@@ -275,6 +279,7 @@ impl<D: Ops> Transformer<D> {
         let params = self.attention_params(index);
         let branch = self.branch_dtype();
 
+        let range = nvtx::range(c"attention");
         // Attention: x + [post_attention_layernorm] o_proj(attention(rope(qk_norm(q)), rope(qk_norm(k)), v))
         let normed = match normed {
             Some(normed) => normed,
@@ -313,7 +318,9 @@ impl<D: Ops> Transformer<D> {
             None
         };
         let normed = self.add_norm(input, &mut middle, self.mlp_norm(layer))?;
+        drop(range);
 
+        let _range = nvtx::range(c"mlp");
         // MLP: x + [post_feedforward_layernorm] down_proj(act(gate_proj(x)) * up_proj(x)); that sum is for `leave_layer`.
         let gate = self.linear(&normed, &layer.gate_proj, branch)?;
         let up = self.linear(&normed, &layer.up_proj, branch)?;
@@ -359,6 +366,7 @@ impl<D: Ops> Transformer<D> {
         let device = &self.device;
         let params = self.attention_params(index);
 
+        let range = nvtx::range(c"mlp backward");
         // MLP, from its output back to `middle`; `dhidden` is also the residual's gradient.
         let dmlp = match (&layer.post_feedforward_layernorm, &kept.mlp_output) {
             (Some(weight), Some(output)) => {
@@ -393,7 +401,9 @@ impl<D: Ops> Transformer<D> {
             None => &mut gradients.post_attention_layernorm,
         });
         self.add_norm_backward(&kept.middle, self.mlp_norm(layer), &dnormed, dhidden, dweight)?;
+        drop(range);
 
+        let _range = nvtx::range(c"attention backward");
         // Attention, from its output back to the layer's input.
         let dattention = match &kept.attention_output {
             Some(output) => {

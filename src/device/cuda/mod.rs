@@ -8,6 +8,7 @@ mod failure;
 mod launch;
 mod memory;
 mod modules;
+pub mod nvtx;
 mod open;
 mod staging;
 mod stopwatch;

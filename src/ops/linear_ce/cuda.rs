@@ -1,7 +1,7 @@
 //! Cross-entropy on a GPU: the launches of `linear_ce.cu` and `linear_ce_mma.cu`.
 
 use super::{CeOutput, LinearCe};
-use crate::device::cuda::{Cuda, Indices, Shape};
+use crate::device::cuda::{Cuda, Indices, Shape, nvtx};
 use crate::device::{Backend, DType, Tensor};
 use crate::{Result, args};
 use std::ops::Range;
@@ -185,6 +185,7 @@ impl LinearCe for Cuda {
         labels: &Indices,
         output: CeOutput<'_, Self>,
     ) -> Result<()> {
+        let _range = nvtx::range(c"linear_ce");
         let (tokens, size, vocab) = (hidden.rows(), hidden.cols(), w.rows());
         assert_eq!(w.cols(), size, "hidden size of the unembedding");
         assert_eq!(labels.len(), tokens, "one label a token");
@@ -229,6 +230,7 @@ impl LinearCe for Cuda {
         dhidden: &mut Tensor<Self>,
         mut dw: Option<&mut Tensor<Self>>,
     ) -> Result<()> {
+        let _range = nvtx::range(c"linear_ce backward");
         let (tokens, size, vocab) = (hidden.rows(), hidden.cols(), w.rows());
         assert_eq!(hidden.shape(), dhidden.shape(), "dhidden is like hidden");
         let softcap = softcap.unwrap_or(0.0);
