@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Removes each barrier, wait and bound of kernels/*.cu in turn and asks whether the emulator's tests notice.
+"""Removes each barrier, wait and bound of kernels/*.cu in turn, plants some faults by hand, and asks whether the emulator's
+tests notice.
 
     python scripts/kernel_mutants.py                    # all; writes docs/kernel-mutants.md
     python scripts/kernel_mutants.py --only sampling    # those whose file or line matches; writes nothing
@@ -44,6 +45,7 @@ TESTS = {
     "sampling.cu": ("ops_sampling", ["sampling"]),
     "embedding.cu": ("ops_small", ["embedding"]),
     "rmsnorm.cu": ("ops_small", ["rmsnorm"]),
+    "rope.cu": ("ops_small", ["rope"]),
 }
 
 BARRIER = re.compile(r"__syncthreads\(\);")
@@ -51,6 +53,29 @@ WAIT = re.compile(r"copy_wait<\w+( - \w+)?>\(\);")
 # A comparison with the end of something; the end is moved out of reach.
 ENDS = "tokens|rows|columns|depth|vocab|end|width|pitch|pairs|length|size|vectors|count|source\\.length"
 BOUND = re.compile(rf"(?<=[\w\])] )(<|>=) ({ENDS})\b(?! \*)")
+
+# What no barrier, wait or bound is: file, text that occurs once in it, what takes its place.
+PLANTED = [
+    ("rmsnorm.cu", "const float s = sum[at + i] + x[at + i];", "const float s = sum[at + i];"),
+    ("rmsnorm.cu", "sum[at + i] = s;", ""),
+    ("rmsnorm.cu", "kept[i] = s;", ""),
+    ("rmsnorm.cu", "store(y + at + i, kept[i] * r * (offset + weight[i]));", "store(y + at + i, kept[i] * r * weight[i]);"),
+    ("rmsnorm.cu", "const float sum = dx[i] + d;", "const float sum = d;"),
+    ("rmsnorm.cu", "if (rounded) store(rounded + i, sum);", "if (rounded) store(rounded + i, d);"),
+    ("rmsnorm.cu", "r * r * r * (block_sum", "r * r * (block_sum"),
+    ("rope.cu", "sign * sines[row * half + i]", "sines[row * half + i]"),
+    ("rope.cu", "store(to + half, b * cosine + a * sine);", "store(to + half, b * cosine - a * sine);"),
+    ("rope.cu", "head < end; head += blockDim.y", "head < end; head += 2 * blockDim.y"),
+    ("rope.cu", "const uint32_t end = min(total, first + HEADS_A_THREAD * blockDim.y);", "const uint32_t end = total;"),
+    ("rope.cu", "(row * shared_heads + head - heads) * 2 * half;", "(row * heads + head - heads) * 2 * half;"),
+    ("rope.cu", "if (!tile.find<1>(offsets, count, 1, blockIdx.x)) return;", "tile.find<1>(offsets, count, 1, blockIdx.x);"),
+    ("rope.cu", "starts[tile.sequence] + tile.row0", "tile.row0"),
+    ("rope.cu", "+ position / PAGE];", "];"),
+    ("rope.cu", "head -= value ? heads + shared_heads : heads;", "head -= heads;"),
+    ("rope.cu", "* PAGE + slot)", "* PAGE)"),
+    ("rope.cu", "cache_v[to + half] = v[from + half];", ""),
+    ("rope.cu", "turn(k + from, cache_k + to, half);", "turn(v + from, cache_k + to, half);"),
+]
 
 
 @dataclass
@@ -78,11 +103,16 @@ def mutants():
                     replacement = f"{found[1]} 0x3fffffff" if kind == "bound" else ""
                     yield Mutant(file, number, kind, offset + found.start(), offset + found.end(), replacement, line.strip())
             offset += len(line)
+    for file, old, new in PLANTED:
+        text = (KERNELS / file).read_text()
+        assert text.count(old) == 1, f"{file} has {text.count(old)} times: {old}"
+        start = text.index(old)
+        yield Mutant(file, text.count("\n", 0, start) + 1, "planted", start, start + len(old), new, f"{old} -> {new or 'nothing'}")
 
 
-def build_tests():
-    """Executable of each test binary."""
-    names = sorted({test for test, _ in TESTS.values()})
+def build_tests(chosen):
+    """Executable of each test binary that is needed."""
+    names = sorted({TESTS[mutant.file][0] for mutant in chosen})
     command = ["cargo", "test", "--release", "--no-run", "--message-format=json"]
     command += [argument for name in names for argument in ("--test", name)]
     output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -140,7 +170,7 @@ def main():
             print(f"{m.file}:{m.line} {m.kind}: {m.text}")
         return
     deadline = time.monotonic() + 60 * arguments.minutes
-    executables, rows = build_tests(), []
+    executables, rows = build_tests(chosen), []
     for mutant in chosen:
         if time.monotonic() > deadline:
             break
@@ -156,7 +186,7 @@ def write(rows, total):
     caught = sum(caught for _, caught, _ in rows)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     lines = [
-        "# Barriers, waits and bounds removed from the kernels",
+        "# Barriers, waits and bounds removed from the kernels, and faults planted by hand",
         "",
         f"{len(rows)} of {total} were removed (at {commit}), each alone, by `scripts/kernel_mutants.py`; {caught} were caught. A report is the",
         "emulator's, a law one of `tests/ops_*.rs`.",

@@ -4,5 +4,5 @@
 mod support;
 
 on_every_device!(
-    "small": rms_norm, rope, glu, embedding_and_rows, linear_layers, adamw, elementwise, thread_counts
+    "small": rms_norm, add_rms_norm, rope, rope_to_cache, glu, embedding_and_rows, linear_layers, adamw, elementwise, thread_counts
 );

@@ -2,4 +2,4 @@
 
 mod support;
 
-on_cuda!("small_bf16": rms_norm, rms_norm_backward, rope, glu, linear, linear_backward);
+on_cuda!("small_bf16": rms_norm, add_rms_norm, rms_norm_backward, rope, rope_to_cache, glu, linear, linear_backward);

@@ -2,6 +2,7 @@
 
 use super::{Config, Parameters, Transformer, Weights};
 use crate::Result;
+use crate::device::cuda::nvtx;
 use crate::device::{DType, Tensor};
 use crate::ops::Ops;
 use std::path::Path;
@@ -13,6 +14,7 @@ impl<D: Ops> Transformer<D> {
     /// # Errors
     /// Names the file and the tensor that is missing, of the wrong shape, or holds a NaN or an infinity.
     pub fn load(device: D, dir: &Path, dtype: Option<DType>) -> Result<Self> {
+        let _range = nvtx::range(c"load");
         let config = Config::load(dir)?;
         let weights = Weights::open(dir)?;
         let parameters = Parameters::build(&config, |name, shape| {

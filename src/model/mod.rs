@@ -1,5 +1,6 @@
 //! Model folders in Hugging Face's layout, and the transformer itself.
 
+mod batch;
 pub mod checkpoint;
 pub mod config;
 pub mod flops;

@@ -3,8 +3,10 @@
 //! Rows are tokens: a ragged batch of sequences laid end to end, `[tokens, hidden_size]`, without padding.
 
 use super::Config;
+pub use super::batch::Batch;
 use super::parameters::{Layer, Parameters, Projection};
 use crate::Result;
+use crate::device::cuda::nvtx;
 use crate::device::{Backend, DType, Tensor};
 use crate::ops::Ops;
 use crate::ops::attention::{AttentionParams, PAGE, Paged, Ragged};
@@ -14,55 +16,6 @@ pub struct Transformer<D: Ops> {
     pub device: D,
     pub config: Config,
     pub parameters: Parameters<Tensor<D>>,
-}
-
-/// Sequences laid end to end, each from position 0.
-pub struct Batch<D: Backend> {
-    pub ids: D::Indices,
-    pub positions: D::Indices,
-    pub ragged: Ragged<D>,
-    /// Rows: the sum of all lengths.
-    pub tokens: usize,
-    host: HostBatch,
-}
-
-/// Where a batch's index buffers are assembled; kept, as they are, so that refilling a batch allocates nothing.
-#[derive(Default)]
-struct HostBatch {
-    ids: Vec<u32>,
-    positions: Vec<u32>,
-    offsets: Vec<u32>,
-}
-
-impl<D: Backend> Batch<D> {
-    pub fn new(device: &D, sequences: &[&[u32]]) -> Result<Self> {
-        let empty = || device.indices(&[]);
-        let ragged = Ragged { offsets: empty()?, count: 0, max_length: 0 };
-        let mut batch = Self { ids: empty()?, positions: empty()?, ragged, tokens: 0, host: HostBatch::default() };
-        batch.refill(device, sequences.iter().copied())?;
-        Ok(batch)
-    }
-
-    /// Replaces the sequences; allocates nothing once the batch has been as large as this.
-    pub fn refill<'a>(&mut self, device: &D, sequences: impl Iterator<Item = &'a [u32]>) -> Result<()> {
-        let HostBatch { ids, positions, offsets } = &mut self.host;
-        ids.clear();
-        positions.clear();
-        offsets.clear();
-        offsets.push(0);
-        self.ragged.max_length = 0;
-        for sequence in sequences {
-            ids.extend_from_slice(sequence);
-            positions.extend(0..sequence.len() as u32);
-            offsets.push(ids.len() as u32);
-            self.ragged.max_length = self.ragged.max_length.max(sequence.len());
-        }
-        self.ragged.count = offsets.len() - 1;
-        self.tokens = ids.len();
-        device.write_indices(&mut self.ids, ids)?;
-        device.write_indices(&mut self.positions, positions)?;
-        device.write_indices(&mut self.ragged.offsets, offsets)
-    }
 }
 
 /// Keys and values of every layer, in pages of [`PAGE`] positions.
@@ -154,6 +107,22 @@ pub enum Keep {
     LayerInputs,
 }
 
+/// The gradient of the residual stream.
+struct StreamGradient<D: Backend> {
+    /// In f32, as the stream is.
+    exact: Tensor<D>,
+    /// The same as the products of a branch take it, rounded once for both of them; `None` where they take it as it is, or
+    /// where post-norms stand between.
+    rounded: Option<Tensor<D>>,
+}
+
+impl<D: Backend> StreamGradient<D> {
+    /// The gradient of the output of a branch that was added to the stream.
+    fn of_branch(&self) -> &Tensor<D> {
+        self.rounded.as_ref().unwrap_or(&self.exact)
+    }
+}
+
 /// Where a layer's attention finds its keys and values.
 enum Source<'a, D: Backend> {
     /// Among the rows of this batch.
@@ -172,12 +141,16 @@ impl<D: Ops> Transformer<D> {
 
     /// [`Self::forward`] with activations that keep their memory from step to step.
     pub fn forward_into(&self, batch: &Batch<D>, keep: Keep, activations: &mut Activations<D>) -> Result<Tensor<D>> {
+        let _range = nvtx::range(c"forward");
         let [cos, sin] = self.rope_table(&batch.positions, batch.tokens)?;
         let mut hidden = self.embed(&batch.ids, batch.tokens)?;
+        let mut normed = None;
         let layers = &mut activations.layers;
         layers.clear();
         for index in 0..self.config.num_hidden_layers {
-            let (output, kept) = self.layer_forward(index, &hidden, &cos, &sin, Source::Batch(&batch.ragged))?;
+            let source = Source::Batch(&batch.ragged);
+            let (mut output, kept) = self.layer_forward(index, &hidden, normed, &cos, &sin, source)?;
+            normed = self.leave_layer(index, &kept.middle, &mut output)?;
             match keep {
                 Keep::Nothing => hidden = output,
                 Keep::Everything => layers.push((std::mem::replace(&mut hidden, output), Some(kept))),
@@ -198,11 +171,15 @@ impl<D: Ops> Transformer<D> {
         batch: &Paged<D>,
         cache: &mut KvCache<D>,
     ) -> Result<Tensor<D>> {
+        let _range = nvtx::range(if tokens == batch.count { c"decode step" } else { c"prefill" });
         let [cos, sin] = self.rope_table(positions, tokens)?;
         let mut hidden = self.embed(ids, tokens)?;
+        let mut normed = None;
         for index in 0..self.config.num_hidden_layers {
             let source = Source::Cache { batch, keys: &mut cache.keys[index], values: &mut cache.values[index] };
-            hidden = self.layer_forward(index, &hidden, &cos, &sin, source)?.0;
+            let (mut output, kept) = self.layer_forward(index, &hidden, normed, &cos, &sin, source)?;
+            normed = self.leave_layer(index, &kept.middle, &mut output)?;
+            hidden = output;
         }
         Ok(hidden)
     }
@@ -234,7 +211,7 @@ impl<D: Ops> Transformer<D> {
         let picked = self.gather(hidden, rows, dnormed.rows())?;
         let mut dpicked = picked.empty_like(&self.device)?;
         let dweight = gradients.map(|gradients| &mut gradients.norm);
-        self.norm_backward(&picked, &self.parameters.norm, dnormed, &mut dpicked, false, dweight)?;
+        self.norm_backward(&picked, &self.parameters.norm, dnormed, &mut dpicked, dweight)?;
         let mut dhidden = hidden.empty_like(&self.device)?;
         self.device.scatter_rows(&dpicked, rows, &mut dhidden)?;
         Ok(dhidden)
@@ -260,21 +237,24 @@ impl<D: Ops> Transformer<D> {
         &self,
         batch: &Batch<D>,
         activations: &mut Activations<D>,
-        mut dhidden: Tensor<D>,
+        dhidden: Tensor<D>,
         mut gradients: Option<&mut Parameters<Tensor<D>>>,
         accumulate: bool,
     ) -> Result<Tensor<D>> {
+        let _range = nvtx::range(c"backward");
+        let mut dhidden = StreamGradient { rounded: self.round_for_branches(&dhidden)?, exact: dhidden };
         let [cos, sin] = activations.angles.take().expect("the forward pass kept its angles");
         let layers = &mut activations.layers;
         for index in (0..self.config.num_hidden_layers).rev() {
             let (input, kept) = layers.pop().expect("the forward pass kept its activations");
             let kept = match kept {
                 Some(kept) => kept,
-                None => self.layer_forward(index, &input, &cos, &sin, Source::Batch(&batch.ragged))?.1,
+                None => self.layer_forward(index, &input, None, &cos, &sin, Source::Batch(&batch.ragged))?.1,
             };
             let layer = gradients.as_mut().map(|gradients| &mut gradients.layers[index]);
             self.layer_backward(index, batch, &input, &kept, &cos, &sin, &mut dhidden, layer, accumulate)?;
         }
+        let mut dhidden = dhidden.exact;
         if let Some(gradients) = gradients {
             let scale = self.config.embedding_scale;
             self.device.embedding_backward(&batch.ids, &dhidden, scale, &mut gradients.embed_tokens)?;
@@ -285,10 +265,13 @@ impl<D: Ops> Transformer<D> {
         Ok(dhidden)
     }
 
+    /// The output of the layer's MLP, which [`Self::leave_layer`] adds to the stream, and what the backward pass needs.
+    /// `normed` has the rows of `input` normed, where the layer before has made them.
     fn layer_forward(
         &self,
         index: usize,
         input: &Tensor<D>,
+        normed: Option<Tensor<D>>,
         cos: &Tensor<D>,
         sin: &Tensor<D>,
         source: Source<'_, D>,
@@ -298,8 +281,12 @@ impl<D: Ops> Transformer<D> {
         let params = self.attention_params(index);
         let branch = self.branch_dtype();
 
+        let range = nvtx::range(c"attention");
         // Attention: x + [post_attention_layernorm] o_proj(attention(rope(qk_norm(q)), rope(qk_norm(k)), v))
-        let normed = self.norm(input, &layer.input_layernorm, branch)?;
+        let normed = match normed {
+            Some(normed) => normed,
+            None => self.norm(input, &layer.input_layernorm, branch)?,
+        };
         let mut q = self.project(&normed, &layer.q_proj, branch)?;
         let mut k = self.project(&normed, &layer.k_proj, branch)?;
         let v = self.project(&normed, &layer.v_proj, branch)?;
@@ -311,18 +298,16 @@ impl<D: Ops> Transformer<D> {
             }
             _ => None,
         };
-        device.rope(&mut q, cos, sin, false)?;
-        device.rope(&mut k, cos, sin, false)?;
         let mut attended = q.empty_like(device)?;
         let lse = match source {
             Source::Batch(ragged) => {
+                device.rope(&mut q, &mut k, cos, sin, false)?;
                 let mut lse = Tensor::empty(device, DType::F32, q.rows(), params.num_heads)?;
                 device.attention(&params, ragged, &q, &k, &v, &mut attended, &mut lse)?;
                 lse
             }
             Source::Cache { batch, keys, values } => {
-                device.cache_write(&params, batch, &k, keys)?;
-                device.cache_write(&params, batch, &v, values)?;
+                device.rope_to_cache(&params, batch, &mut q, &mut k, &v, cos, sin, keys, values)?;
                 device.attention_paged(&params, batch, &q, keys, values, &mut attended)?;
                 Tensor::empty(device, DType::F32, 0, params.num_heads)?
             }
@@ -334,10 +319,11 @@ impl<D: Ops> Transformer<D> {
         } else {
             None
         };
-        device.add(input, &mut middle)?;
+        let normed = self.add_norm(input, &mut middle, self.mlp_norm(layer))?;
+        drop(range);
 
-        // MLP: x + [post_feedforward_layernorm] down_proj(act(gate_proj(x)) * up_proj(x))
-        let normed = self.norm(&middle, self.mlp_norm(layer), branch)?;
+        let _range = nvtx::range(c"mlp");
+        // MLP: x + [post_feedforward_layernorm] down_proj(act(gate_proj(x)) * up_proj(x)); that sum is for `leave_layer`.
         let gate = self.linear(&normed, &layer.gate_proj, branch)?;
         let up = self.linear(&normed, &layer.up_proj, branch)?;
         drop(normed);
@@ -352,10 +338,17 @@ impl<D: Ops> Transformer<D> {
             }
             None => None,
         };
-        device.add(&middle, &mut output)?;
         let kept =
             LayerActivations { unnormed, q, k, v, attended, lse, attention_output, middle, gate, up, mlp_output };
         Ok((output, kept))
+    }
+
+    /// Adds `middle` to the output of a layer's MLP, which becomes the next layer's input; the same normed for it.
+    fn leave_layer(&self, index: usize, middle: &Tensor<D>, output: &mut Tensor<D>) -> Result<Option<Tensor<D>>> {
+        match self.parameters.layers.get(index + 1) {
+            Some(next) => self.add_norm(middle, output, &next.input_layernorm).map(Some),
+            None => self.device.add(middle, output).map(|()| None),
+        }
     }
 
     /// `dhidden` holds the gradient of the layer's output, and afterwards that of its input.
@@ -368,7 +361,7 @@ impl<D: Ops> Transformer<D> {
         kept: &LayerActivations<D>,
         cos: &Tensor<D>,
         sin: &Tensor<D>,
-        dhidden: &mut Tensor<D>,
+        dhidden: &mut StreamGradient<D>,
         mut gradients: Option<&mut Layer<Tensor<D>>>,
         accumulate: bool,
     ) -> Result<()> {
@@ -376,19 +369,16 @@ impl<D: Ops> Transformer<D> {
         let device = &self.device;
         let params = self.attention_params(index);
 
+        let range = nvtx::range(c"mlp backward");
         // MLP, from its output back to `middle`; `dhidden` is also the residual's gradient.
         let dmlp = match (&layer.post_feedforward_layernorm, &kept.mlp_output) {
             (Some(weight), Some(output)) => {
-                let mut dmlp = output.empty_like(device)?;
                 let dweight = gradients.as_mut().and_then(|g| g.post_feedforward_layernorm.as_mut());
-                self.norm_backward(output, weight, dhidden, &mut dmlp, false, dweight)?;
-                Some(dmlp)
+                Some(self.post_norm_backward(output, weight, &dhidden.exact, dweight)?)
             }
             _ => None,
         };
-        let dmlp = dmlp.as_ref().unwrap_or(dhidden);
-        let rounded = self.to_branch(dmlp)?;
-        let dmlp = rounded.as_ref().unwrap_or(dmlp);
+        let dmlp = dmlp.as_ref().unwrap_or(dhidden.of_branch());
         let mut dactivated = kept.gate.empty_like(device)?;
         device.linear_backward_input(dmlp, &layer.down_proj, &mut dactivated, false)?;
         if let Some(gradients) = &mut gradients {
@@ -399,7 +389,7 @@ impl<D: Ops> Transformer<D> {
         let mut dgate = kept.gate.empty_like(device)?;
         let mut dup = kept.up.empty_like(device)?;
         device.glu_backward(self.config.hidden_activation, &kept.gate, &kept.up, &dactivated, &mut dgate, &mut dup)?;
-        drop((dactivated, rounded));
+        drop(dactivated);
         let mut dnormed = kept.middle.empty_like(device)?;
         device.linear_backward_input(&dgate, &layer.gate_proj, &mut dnormed, false)?;
         device.linear_backward_input(&dup, &layer.up_proj, &mut dnormed, true)?;
@@ -413,22 +403,19 @@ impl<D: Ops> Transformer<D> {
             Some(weight) => weight,
             None => &mut gradients.post_attention_layernorm,
         });
-        self.norm_backward(&kept.middle, self.mlp_norm(layer), &dnormed, dhidden, true, dweight)?;
+        self.add_norm_backward(&kept.middle, self.mlp_norm(layer), &dnormed, dhidden, dweight)?;
+        drop(range);
 
+        let _range = nvtx::range(c"attention backward");
         // Attention, from its output back to the layer's input.
         let dattention = match &kept.attention_output {
             Some(output) => {
-                let mut dattention = output.empty_like(device)?;
                 let dweight = gradients.as_mut().map(|gradients| &mut gradients.post_attention_layernorm);
-                let weight = &layer.post_attention_layernorm;
-                self.norm_backward(output, weight, dhidden, &mut dattention, false, dweight)?;
-                Some(dattention)
+                Some(self.post_norm_backward(output, &layer.post_attention_layernorm, &dhidden.exact, dweight)?)
             }
             None => None,
         };
-        let dattention = dattention.as_ref().unwrap_or(dhidden);
-        let rounded = self.to_branch(dattention)?;
-        let dattention = rounded.as_ref().unwrap_or(dattention);
+        let dattention = dattention.as_ref().unwrap_or(dhidden.of_branch());
         let mut dattended = kept.attended.empty_like(device)?;
         device.linear_backward_input(dattention, &layer.o_proj.weight, &mut dattended, false)?;
         if let Some(gradients) = &mut gradients {
@@ -447,14 +434,13 @@ impl<D: Ops> Transformer<D> {
         let ragged = &batch.ragged;
         device.attention_backward(&params, ragged, q, k, v, attended, lse, &dattended, &mut dq, &mut dk, &mut dv)?;
         drop(dattended);
-        device.rope(&mut dq, cos, sin, true)?;
-        device.rope(&mut dk, cos, sin, true)?;
+        device.rope(&mut dq, &mut dk, cos, sin, true)?;
         if let (Some((q, k)), Some(q_norm), Some(k_norm)) = (&kept.unnormed, &layer.q_norm, &layer.k_norm) {
             let (mut dq_input, mut dk_input) = (q.empty_like(device)?, k.empty_like(device)?);
             let dweight = gradients.as_mut().and_then(|gradients| gradients.q_norm.as_mut());
-            self.norm_backward(q, q_norm, &dq, &mut dq_input, false, dweight)?;
+            self.norm_backward(q, q_norm, &dq, &mut dq_input, dweight)?;
             let dweight = gradients.as_mut().and_then(|gradients| gradients.k_norm.as_mut());
-            self.norm_backward(k, k_norm, &dk, &mut dk_input, false, dweight)?;
+            self.norm_backward(k, k_norm, &dk, &mut dk_input, dweight)?;
             (dq, dk) = (dq_input, dk_input);
         }
         device.linear_backward_input(&dq, &layer.q_proj.weight, &mut dnormed, false)?;
@@ -475,7 +461,7 @@ impl<D: Ops> Transformer<D> {
             }
         }
         let dweight = gradients.map(|gradients| &mut gradients.input_layernorm);
-        self.norm_backward(input, &layer.input_layernorm, &dnormed, dhidden, true, dweight)
+        self.add_norm_backward(input, &layer.input_layernorm, &dnormed, dhidden, dweight)
     }
 
     fn attention_params(&self, layer: usize) -> AttentionParams {
@@ -500,10 +486,10 @@ impl<D: Ops> Transformer<D> {
         self.device.branch_dtype(self.parameters.layers[0].q_proj.weight.dtype(), self.config.head_dim)
     }
 
-    /// A residual gradient as the products of a branch want it, where they do not want it as it is: rounded once for both.
-    fn to_branch(&self, gradient: &Tensor<D>) -> Result<Option<Tensor<D>>> {
+    /// The stream's gradient as [`StreamGradient::rounded`] has it.
+    fn round_for_branches(&self, gradient: &Tensor<D>) -> Result<Option<Tensor<D>>> {
         let dtype = self.branch_dtype();
-        if gradient.dtype() == dtype {
+        if gradient.dtype() == dtype || self.config.post_norms {
             return Ok(None);
         }
         let mut rounded = Tensor::empty(&self.device, dtype, gradient.rows(), gradient.cols())?;
@@ -540,17 +526,51 @@ impl<D: Ops> Transformer<D> {
         Ok(y)
     }
 
+    /// The stream after a branch, `branch += stream`; the same normed by `weight` for the next branch.
+    fn add_norm(&self, stream: &Tensor<D>, branch: &mut Tensor<D>, weight: &Tensor<D>) -> Result<Tensor<D>> {
+        let (offset, eps) = (self.config.norm_offset, self.config.rms_norm_eps);
+        let mut normed = Tensor::empty(&self.device, self.branch_dtype(), branch.rows(), branch.cols())?;
+        self.device.add_rms_norm(stream, weight, offset, eps, branch, &mut normed)?;
+        Ok(normed)
+    }
+
     fn norm_backward(
         &self,
         x: &Tensor<D>,
         weight: &Tensor<D>,
         dy: &Tensor<D>,
         dx: &mut Tensor<D>,
-        accumulate: bool,
         dweight: Option<&mut Tensor<D>>,
     ) -> Result<()> {
         let (offset, eps) = (self.config.norm_offset, self.config.rms_norm_eps);
-        self.device.rms_norm_backward(x, weight, offset, eps, dy, dx, accumulate, dweight)
+        self.device.rms_norm_backward(x, weight, offset, eps, dy, dx, dweight)
+    }
+
+    /// The gradient of what Gemma 2's post-norms take, a branch's output, as the branch's products take it.
+    fn post_norm_backward(
+        &self,
+        output: &Tensor<D>,
+        weight: &Tensor<D>,
+        dy: &Tensor<D>,
+        dweight: Option<&mut Tensor<D>>,
+    ) -> Result<Tensor<D>> {
+        let mut doutput = Tensor::empty(&self.device, self.branch_dtype(), output.rows(), output.cols())?;
+        self.norm_backward(output, weight, dy, &mut doutput, dweight)?;
+        Ok(doutput)
+    }
+
+    /// The gradient of a branch's normed rows joins that of the stream `x` which they were made of.
+    fn add_norm_backward(
+        &self,
+        x: &Tensor<D>,
+        weight: &Tensor<D>,
+        dnormed: &Tensor<D>,
+        dx: &mut StreamGradient<D>,
+        dweight: Option<&mut Tensor<D>>,
+    ) -> Result<()> {
+        let (offset, eps) = (self.config.norm_offset, self.config.rms_norm_eps);
+        let StreamGradient { exact, rounded } = dx;
+        self.device.add_rms_norm_backward(x, weight, offset, eps, dnormed, exact, rounded.as_mut(), dweight)
     }
 
     fn linear(&self, x: &Tensor<D>, weight: &Tensor<D>, dtype: DType) -> Result<Tensor<D>> {

@@ -10,11 +10,12 @@ use super::values::{Random, widen};
 use super::{Law, TestDevice, Trial};
 use crate::device::{DType, Tensor};
 use crate::ops::adamw::AdamWStep;
+use crate::ops::attention::{AttentionParams, PAGE, Paged};
 use crate::ops::glu::Activation;
 use proptest::prelude::*;
 
 pub fn laws<D: TestDevice>() -> Vec<Law<D>> {
-    law_table!("small": rms_norm, rope, glu, embedding_and_rows, linear_layers, adamw, elementwise, thread_counts)
+    law_table!("small": rms_norm, add_rms_norm, rope, rope_to_cache, glu, embedding_and_rows, linear_layers, adamw, elementwise, thread_counts)
 }
 
 const BOUND: f64 = 1e-5;
@@ -93,11 +94,11 @@ pub(super) fn rms_norm_backward_f64(x: &[f64], w: &[f64], offset: f64, eps: f64,
 fn rms_norm<D: TestDevice>(trial: &Trial<D>) {
     for device in &trial.devices {
         proptest!(trial.config(48), |(rows in 0..150_usize, groups in 1..4_usize, n in 1..200_usize, gemma: bool,
-                               accumulate: bool, scale in prop::sample::select(&[1e-3, 1.0, 1e4][..]), seed: u64)| {
+                               scale in prop::sample::select(&[1e-3, 1.0, 1e4][..]), seed: u64)| {
             let mut random = Random(seed);
             let (offset, eps, len) = (f32::from(u8::from(gemma)), 1e-5, rows * groups * n);
             let (x, w) = (random.values(len, scale), random.values(n, 1.0));
-            let (dy, before, dw_before) = (random.values(len, 1.0), random.values(len, 1.0), random.values(n, 1.0));
+            let (dy, dw_before) = (random.values(len, 1.0), random.values(n, 1.0));
             let (tx, tw) = (tensor(device, rows, groups * n, &x), tensor(device, 1, n, &w));
             let mut y = tx.empty_like(device).unwrap();
             device.rms_norm(&tx, &tw, offset, eps, &mut y).unwrap();
@@ -105,14 +106,11 @@ fn rms_norm<D: TestDevice>(trial: &Trial<D>) {
             let (offset64, eps64) = (f64::from(offset), f64::from(eps));
             close(device, &y, &rms_norm_f64(&x, &w, offset64, eps64), "rms_norm");
 
-            let mut dx = tensor(device, rows, groups * n, &before);
+            let mut dx = tx.empty_like(device).unwrap();
             let mut dw = tensor(device, 1, n, &dw_before);
             let tdy = tensor(device, rows, groups * n, &dy);
-            device.rms_norm_backward(&tx, &tw, offset, eps, &tdy, &mut dx, accumulate, Some(&mut dw)).unwrap();
-            let (mut want_dx, mut want_dw) = rms_norm_backward_f64(&x, &w, offset64, eps64, &widen(&dy));
-            if accumulate {
-                want_dx.iter_mut().zip(&before).for_each(|(g, b)| g.add(f64::from(*b)));
-            }
+            device.rms_norm_backward(&tx, &tw, offset, eps, &tdy, &mut dx, Some(&mut dw)).unwrap();
+            let (want_dx, mut want_dw) = rms_norm_backward_f64(&x, &w, offset64, eps64, &widen(&dy));
             want_dw.iter_mut().zip(&dw_before).for_each(|(g, b)| g.add(f64::from(*b)));
             close_sums(device, &dx, &want_dx, "rms_norm dx");
             close_sums(device, &dw, &want_dw, "rms_norm dweight");
@@ -126,32 +124,160 @@ fn rms_norm<D: TestDevice>(trial: &Trial<D>) {
     close_to_differences(&dw, &differences(&w, &dy, |w| rms_norm_f64(&x, w, 1.0, 1e-2)), "dweight");
 }
 
+/// The addition to the residual stream and the norm behind it, in one pass; backward, the gradient of the normed rows joins
+/// the stream's.
+fn add_rms_norm<D: TestDevice>(trial: &Trial<D>) {
+    for device in &trial.devices {
+        proptest!(trial.config(48), |(rows in 0..150_usize, n in 1..600_usize, gemma: bool,
+                               scale in prop::sample::select(&[1e-3, 1.0, 1e4][..]), seed: u64)| {
+            let mut random = Random(seed);
+            let (offset, eps, len) = (f32::from(u8::from(gemma)), 1e-5, rows * n);
+            let [x, branch] = [(); 2].map(|()| random.values(len, scale));
+            let w = random.values(n, 1.0);
+            let (tx, tw, mut sum) = (tensor(device, rows, n, &x), tensor(device, 1, n, &w), tensor(device, rows, n, &branch));
+            let (mut y, mut alone) = (tx.empty_like(device).unwrap(), tx.empty_like(device).unwrap());
+            device.add_rms_norm(&tx, &tw, offset, eps, &mut sum, &mut y).unwrap();
+            let want: Vec<f32> = x.iter().zip(&branch).map(|(x, b)| x + b).collect();
+            prop_assert_eq!(bits(&sum.to_vec(device).unwrap()), bits(&want), "the stream");
+            device.rms_norm(&sum, &tw, offset, eps, &mut alone).unwrap();
+            prop_assert_eq!(bits(&y.to_vec(device).unwrap()), bits(&alone.to_vec(device).unwrap()), "its norm");
+            let (offset64, eps64, stream, w) = (f64::from(offset), f64::from(eps), widen(&want), widen(&w));
+            close(device, &y, &rms_norm_f64(&stream, &w, offset64, eps64), "add_rms_norm");
+
+            let [dy, before] = [(); 2].map(|()| random.values(len, 1.0));
+            let dw_before = random.values(n, 1.0);
+            let [tdy, mut dx] = [&dy, &before].map(|values| tensor(device, rows, n, values));
+            let mut dw = tensor(device, 1, n, &dw_before);
+            let mut rounded = Tensor::empty(device, DType::BF16, rows, n).unwrap();
+            let copy = Some(&mut rounded);
+            device.add_rms_norm_backward(&sum, &tw, offset, eps, &tdy, &mut dx, copy, Some(&mut dw)).unwrap();
+            let (mut want_dx, mut want_dw) = rms_norm_backward_f64(&stream, &w, offset64, eps64, &widen(&dy));
+            want_dx.iter_mut().zip(&before).for_each(|(g, b)| g.add(f64::from(*b)));
+            want_dw.iter_mut().zip(&dw_before).for_each(|(g, b)| g.add(f64::from(*b)));
+            close_sums(device, &dx, &want_dx, "add_rms_norm dx");
+            close_sums(device, &dw, &want_dw, "add_rms_norm dweight");
+            let got = dx.to_vec(device).unwrap();
+            let want: Vec<f32> = got.iter().map(|&d| half::bf16::from_f32(d).to_f32()).collect();
+            prop_assert_eq!(bits(&rounded.to_vec(device).unwrap()), bits(&want), "rounded once");
+            let mut plain = tensor(device, rows, n, &before);
+            device.add_rms_norm_backward(&sum, &tw, offset, eps, &tdy, &mut plain, None, None).unwrap();
+            prop_assert_eq!(bits(&plain.to_vec(device).unwrap()), bits(&got), "not rounded");
+        });
+    }
+}
+
+/// What [`rope`] makes of `x`, all heads of all rows.
+fn rope_f64(x: &[f32], positions: &[u32], inv_freq: &[f32], heads: usize) -> Vec<f64> {
+    let half = inv_freq.len();
+    let mut want = Vec::new();
+    for (row, x) in x.chunks_exact(heads * 2 * half).enumerate() {
+        for head in x.chunks_exact(2 * half) {
+            // The angle itself is an f32 product, as transformers has it.
+            let angle = |i: usize| f64::from(positions[row] as f32 * inv_freq[i]);
+            let pair = |i: usize| (f64::from(head[i]), f64::from(head[i + half]));
+            want.extend((0..half).map(|i| pair(i).0 * angle(i).cos() - pair(i).1 * angle(i).sin()));
+            want.extend((0..half).map(|i| pair(i).1 * angle(i).cos() + pair(i).0 * angle(i).sin()));
+        }
+    }
+    want
+}
+
+/// Frequencies of heads of `2 * half` dimensions.
+pub(super) fn inv_freq(half: usize) -> Vec<f32> {
+    (0..half).map(|i| 10000_f32.powf(-(i as f32) / half as f32)).collect()
+}
+
+/// Heads of queries and of keys, in any ratio.
 fn rope<D: TestDevice>(trial: &Trial<D>) {
     for device in &trial.devices {
-        proptest!(trial.config(48), |(rows in 1..40_usize, heads in 1..5_usize, half in 1..40_usize, seed: u64)| {
+        proptest!(trial.config(48), |(rows in 1..20_usize, heads in prop::array::uniform2(1..20_usize), half in 1..100_usize,
+                                     seed: u64)| {
             let mut random = Random(seed);
-            let x = random.values(rows * heads * 2 * half, 1.0);
+            let [q, k] = heads.map(|heads| random.values(rows * heads * 2 * half, 1.0));
             let positions: Vec<u32> = (0..rows).map(|_| random.below(8192) as u32).collect();
-            let inv_freq: Vec<f32> = (0..half).map(|i| 10000_f32.powf(-(i as f32) / half as f32)).collect();
+            let inv_freq = inv_freq(half);
             let mut cos = Tensor::empty(device, DType::F32, rows, half).unwrap();
             let mut sin = cos.empty_like(device).unwrap();
             device.rope_table(&device.indices(&positions).unwrap(), &inv_freq, &mut cos, &mut sin).unwrap();
-            let mut y = tensor(device, rows, heads * 2 * half, &x);
-            device.rope(&mut y, &cos, &sin, false).unwrap();
-            let mut want = Vec::new();
-            for (row, x) in x.chunks_exact(heads * 2 * half).enumerate() {
-                for head in x.chunks_exact(2 * half) {
-                    // The angle itself is an f32 product, as transformers has it.
-                    let angle = |i: usize| f64::from(positions[row] as f32 * inv_freq[i]);
-                    let pair = |i: usize| (f64::from(head[i]), f64::from(head[i + half]));
-                    want.extend((0..half).map(|i| pair(i).0 * angle(i).cos() - pair(i).1 * angle(i).sin()));
-                    want.extend((0..half).map(|i| pair(i).1 * angle(i).cos() + pair(i).0 * angle(i).sin()));
-                }
-            }
-            close(device, &y, &want, "rope");
+            let mut turned_q = tensor(device, rows, heads[0] * 2 * half, &q);
+            let mut turned_k = tensor(device, rows, heads[1] * 2 * half, &k);
+            device.rope(&mut turned_q, &mut turned_k, &cos, &sin, false).unwrap();
+            close(device, &turned_q, &rope_f64(&q, &positions, &inv_freq, heads[0]), "rope of q");
+            close(device, &turned_k, &rope_f64(&k, &positions, &inv_freq, heads[1]), "rope of k");
             // The inverse undoes it.
-            device.rope(&mut y, &cos, &sin, true).unwrap();
-            close(device, &y, &widen(&x), "inverse rope");
+            device.rope(&mut turned_q, &mut turned_k, &cos, &sin, true).unwrap();
+            close(device, &turned_q, &widen(&q), "inverse rope of q");
+            close(device, &turned_k, &widen(&k), "inverse rope of k");
+        });
+    }
+}
+
+/// New rows of some sequences: queries and caches have the bits of a rotation and two writes, and no other slot changes.
+pub(super) fn check_rope_to_cache<D: TestDevice>(
+    device: &D,
+    dtype: DType,
+    lengths: &[(usize, usize)],
+    [shared, group, half]: [usize; 3],
+    seed: u64,
+) -> Result<(), TestCaseError> {
+    let mut random = Random(seed);
+    let (heads, depth, count) = (shared * group, 2 * half, lengths.len());
+    let params = AttentionParams {
+        num_heads: heads,
+        num_key_value_heads: shared,
+        head_dim: depth,
+        scale: 1.0,
+        softcap: None,
+        window: None,
+    };
+    let max_pages = lengths.iter().map(|(before, new)| (before + new).div_ceil(PAGE)).max().unwrap_or(0).max(1);
+    // Every sequence has pages of its own, in any order, and one page is nobody's.
+    let mut pages: Vec<u32> = (0..(count * max_pages) as u32 + 1).collect();
+    for i in (1..pages.len()).rev() {
+        pages.swap(i, random.below(i + 1));
+    }
+    let num_pages = pages.len();
+    pages.truncate(count * max_pages);
+    let (mut offsets, mut positions) = (vec![0], Vec::new());
+    for &(before, new) in lengths {
+        positions.extend((before..before + new).map(|position| position as u32));
+        offsets.push(positions.len() as u32);
+    }
+    let rows = positions.len();
+    let list = |values: &[u32]| device.indices(values).unwrap();
+    let starts: Vec<u32> = lengths.iter().map(|&(before, _)| before as u32).collect();
+    let batch = Paged { offsets: list(&offsets), starts: list(&starts), pages: list(&pages), max_pages, count };
+    let angles = || Tensor::empty(device, DType::F32, rows, half).unwrap();
+    let (mut cos, mut sin) = (angles(), angles());
+    device.rope_table(&list(&positions), &inv_freq(half), &mut cos, &mut sin).unwrap();
+
+    let mut twice = |rows: usize, cols: usize| {
+        let values = random.values(rows * cols, 1.0);
+        [(); 2].map(|()| Tensor::from_slice(device, dtype, rows, cols, &values).unwrap())
+    };
+    let [[mut q, mut want_q], [mut k, mut rotated_k]] = [heads, shared].map(|heads| twice(rows, heads * depth));
+    let [v, _] = twice(rows, shared * depth);
+    let [[mut keys, mut want_keys], [mut values, mut want_values]] =
+        [(); 2].map(|()| twice(num_pages, shared * PAGE * depth));
+    device.rope_to_cache(&params, &batch, &mut q, &mut k, &v, &cos, &sin, &mut keys, &mut values).unwrap();
+    device.rope(&mut want_q, &mut rotated_k, &cos, &sin, false).unwrap();
+    device.cache_write(&params, &batch, &rotated_k, &mut want_keys).unwrap();
+    device.cache_write(&params, &batch, &v, &mut want_values).unwrap();
+    for (got, want, what) in [(q, want_q, "q"), (keys, want_keys, "keys"), (values, want_values, "values")] {
+        prop_assert_eq!(bits(&got.to_vec(device).unwrap()), bits(&want.to_vec(device).unwrap()), "{}", what);
+    }
+    Ok(())
+}
+
+/// Positions before the new rows, and new rows, of some sequences.
+pub(super) fn sequences() -> impl Strategy<Value = Vec<(usize, usize)>> {
+    prop::collection::vec((0..40_usize, 0..20_usize), 1..5)
+}
+
+fn rope_to_cache<D: TestDevice>(trial: &Trial<D>) {
+    for device in &trial.devices {
+        proptest!(trial.config(32), |(lengths in sequences(), shape in [1..4_usize, 1..4, 1..100], seed: u64)| {
+            check_rope_to_cache(device, DType::F32, &lengths, shape, seed)?;
         });
     }
 }
@@ -374,7 +500,7 @@ fn thread_counts<D: TestDevice>(trial: &Trial<D>) {
             let indices = device.indices(&ids).unwrap();
             let mut dx = x.empty_like(device).unwrap();
             let mut dw = Tensor::zeros(device, DType::F32, 1, cols).unwrap();
-            device.rms_norm_backward(&x, &w, 0.0, 1e-5, &dy, &mut dx, false, Some(&mut dw)).unwrap();
+            device.rms_norm_backward(&x, &w, 0.0, 1e-5, &dy, &mut dx, Some(&mut dw)).unwrap();
             let mut dtable = Tensor::zeros(device, DType::F32, 7, cols).unwrap();
             device.embedding_backward(&indices, &dy, 1.0, &mut dtable).unwrap();
             let (mut weight, mut bias) = (

@@ -4,7 +4,7 @@
 //! bf16 is then rounded once, by at most half a unit in the last of its 8 bits.
 
 use super::measure::{Sum, bits};
-use super::small::{activation_f64, rms_norm_backward_f64, slope_f64};
+use super::small::{activation_f64, check_rope_to_cache, inv_freq, rms_norm_backward_f64, sequences, slope_f64};
 use super::values::{Random, widen};
 use super::{Law, Trial};
 use crate::device::{Backend, Cuda, DType, Tensor};
@@ -16,7 +16,7 @@ use half::bf16;
 use proptest::prelude::*;
 
 pub fn laws() -> Vec<Law<Cuda>> {
-    law_table!("small_bf16": rms_norm, rms_norm_backward, rope, glu, linear, linear_backward)
+    law_table!("small_bf16": rms_norm, add_rms_norm, rms_norm_backward, rope, rope_to_cache, glu, linear, linear_backward)
 }
 
 /// As in the laws of f32.
@@ -83,24 +83,41 @@ fn rms_norm(trial: &Trial<Cuda>) {
     }
 }
 
+/// From the f32 stream to bf16 rows: the stream has the bits of an addition, the rows those of a norm of it.
+fn add_rms_norm(trial: &Trial<Cuda>) {
+    for device in &trial.devices {
+        proptest!(trial.config(48), |((rows, groups, n, offset, scale) in groups(), seed: u64)| {
+            let mut random = Random(seed);
+            let n = groups * n;
+            let [x, branch] = [(); 2].map(|()| random.values(rows * n, scale));
+            let [tx, mut sum] = [&x, &branch].map(|values| tensor(device, DType::F32, rows, n, values));
+            let tw = tensor(device, DType::F32, 1, n, &random.values(n, 1.0));
+            let [mut y, mut alone] = [(); 2].map(|()| garbage(device, DType::BF16, rows, n));
+            device.add_rms_norm(&tx, &tw, offset, 1e-5, &mut sum, &mut y).unwrap();
+            let want: Vec<f32> = x.iter().zip(&branch).map(|(x, b)| x + b).collect();
+            prop_assert_eq!(bits(&sum.to_vec(device).unwrap()), bits(&want), "the stream");
+            device.rms_norm(&sum, &tw, offset, 1e-5, &mut alone).unwrap();
+            prop_assert_eq!(bits(&y.to_vec(device).unwrap()), bits(&alone.to_vec(device).unwrap()), "its norm");
+        });
+    }
+}
+
+/// From bf16 to bf16 (the norms of q and k), and from the f32 stream to bf16 (Gemma 2's post-norms).
 fn rms_norm_backward(trial: &Trial<Cuda>) {
     for device in &trial.devices {
-        proptest!(trial.config(48), |((rows, groups, n, offset, scale) in groups(), accumulate: bool, seed: u64)| {
+        proptest!(trial.config(48), |((rows, groups, n, offset, scale) in groups(), from in activations(), seed: u64)| {
             // The emulator remembers one reader a word: groups that share one, as only odd ones do, look like a race.
             let n = n.next_multiple_of(2);
             let mut random = Random(seed);
             let len = rows * groups * n;
             let (x, w) = (values(&mut random, len, scale), random.values(n, 1.0));
-            let [dy, before] = [(); 2].map(|()| values(&mut random, len, 1.0));
-            let dw_before = random.values(n, 1.0);
-            let [tx, tdy, mut dx] = [&x, &dy, &before].map(|v| tensor(device, DType::BF16, rows, groups * n, v));
+            let (dy, dw_before) = (values(&mut random, len, 1.0), random.values(n, 1.0));
+            let [tx, tdy] = [&x, &dy].map(|v| tensor(device, from, rows, groups * n, v));
+            let mut dx = garbage(device, DType::BF16, rows, groups * n);
             let [tw, mut dw] = [&w, &dw_before].map(|v| tensor(device, DType::F32, 1, n, v));
-            device.rms_norm_backward(&tx, &tw, offset, 1e-5, &tdy, &mut dx, accumulate, Some(&mut dw)).unwrap();
+            device.rms_norm_backward(&tx, &tw, offset, 1e-5, &tdy, &mut dx, Some(&mut dw)).unwrap();
             let (offset, eps) = (f64::from(offset), f64::from(1e-5_f32));
-            let (mut want_dx, mut want_dw) = rms_norm_backward_f64(&widen(&x), &widen(&w), offset, eps, &widen(&dy));
-            if accumulate {
-                want_dx.iter_mut().zip(&before).for_each(|(sum, &before)| sum.add(f64::from(before)));
-            }
+            let (want_dx, mut want_dw) = rms_norm_backward_f64(&widen(&x), &widen(&w), offset, eps, &widen(&dy));
             want_dw.iter_mut().zip(&dw_before).for_each(|(sum, &before)| sum.add(f64::from(before)));
             close(device, &dx, &want_dx, "dx")?;
             close(device, &dw, &want_dw, "dweight")?;
@@ -110,35 +127,48 @@ fn rms_norm_backward(trial: &Trial<Cuda>) {
 
 fn rope(trial: &Trial<Cuda>) {
     for device in &trial.devices {
-        proptest!(trial.config(48), |(rows in 1..40_usize, heads in 1..5_usize, half in 1..40_usize, inverse: bool,
-                                     seed: u64)| {
-            // Even, as above: a block ends where a word does.
+        proptest!(trial.config(48), |(rows in 1..40_usize, heads in prop::array::uniform2(1..5_usize), half in 1..40_usize,
+                                     inverse: bool, seed: u64)| {
+            // Even, as above: no word has elements of two threads.
             let half = half.next_multiple_of(2);
             let mut random = Random(seed);
-            let x = values(&mut random, rows * heads * 2 * half, 1.0);
+            let [q, k] = heads.map(|heads| values(&mut random, rows * heads * 2 * half, 1.0));
             let positions: Vec<u32> = (0..rows).map(|_| random.below(8192) as u32).collect();
-            let inv_freq: Vec<f32> = (0..half).map(|i| 10000_f32.powf(-(i as f32) / half as f32)).collect();
+            let inv_freq = inv_freq(half);
             let [mut cos, mut sin] = [(); 2].map(|()| garbage(device, DType::F32, rows, half));
             device.rope_table(&device.indices(&positions).unwrap(), &inv_freq, &mut cos, &mut sin).unwrap();
-            let mut y = tensor(device, DType::BF16, rows, heads * 2 * half, &x);
-            device.rope(&mut y, &cos, &sin, inverse).unwrap();
-            let mut want = Vec::new();
-            for (row, x) in widen(&x).chunks_exact(heads * 2 * half).enumerate() {
-                for head in x.chunks_exact(2 * half) {
-                    let (a, b) = head.split_at(half);
-                    let turn = |i: usize| {
-                        let (sin, cos) = f64::from(positions[row] as f32 * inv_freq[i]).sin_cos();
-                        (cos, if inverse { -sin } else { sin })
-                    };
-                    let pairs = || (0..half).map(|i| (a[i], b[i], turn(i)));
-                    want.extend(pairs().map(|(a, b, (cos, sin))| Sum::of([a * cos, -b * sin])));
-                    want.extend(pairs().map(|(a, b, (cos, sin))| Sum::of([b * cos, a * sin])));
+            let mut turned_q = tensor(device, DType::BF16, rows, heads[0] * 2 * half, &q);
+            let mut turned_k = tensor(device, DType::BF16, rows, heads[1] * 2 * half, &k);
+            device.rope(&mut turned_q, &mut turned_k, &cos, &sin, inverse).unwrap();
+            for (x, turned, heads) in [(q, turned_q, heads[0]), (k, turned_k, heads[1])] {
+                let mut want = Vec::new();
+                for (row, x) in widen(&x).chunks_exact(heads * 2 * half).enumerate() {
+                    for head in x.chunks_exact(2 * half) {
+                        let (a, b) = head.split_at(half);
+                        let turn = |i: usize| {
+                            let (sin, cos) = f64::from(positions[row] as f32 * inv_freq[i]).sin_cos();
+                            (cos, if inverse { -sin } else { sin })
+                        };
+                        let pairs = || (0..half).map(|i| (a[i], b[i], turn(i)));
+                        want.extend(pairs().map(|(a, b, (cos, sin))| Sum::of([a * cos, -b * sin])));
+                        want.extend(pairs().map(|(a, b, (cos, sin))| Sum::of([b * cos, a * sin])));
+                    }
                 }
+                // An angle's cosine may be near 0: its error is relative to 1.
+                let size = widen(&x).into_iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+                want.iter_mut().for_each(|sum| sum.absolute += size);
+                close(device, &turned, &want, "rope")?;
             }
-            // An angle's cosine may be near 0: its error is relative to 1.
-            let size = widen(&x).into_iter().fold(0.0, |most: f64, x| most.max(x.abs()));
-            want.iter_mut().for_each(|sum| sum.absolute += size);
-            close(device, &y, &want, "rope")?;
+        });
+    }
+}
+
+fn rope_to_cache(trial: &Trial<Cuda>) {
+    for device in &trial.devices {
+        proptest!(trial.config(32), |(lengths in sequences(), [shared, group, half] in [1..4_usize, 1..4, 1..100],
+                                     seed: u64)| {
+            let half = half.next_multiple_of(2);
+            check_rope_to_cache(device, DType::BF16, &lengths, [shared, group, half], seed)?;
         });
     }
 }

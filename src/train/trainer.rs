@@ -3,6 +3,7 @@
 use super::batch::{Example, TrainBatch};
 use super::objective::Objective;
 use crate::Result;
+use crate::device::cuda::nvtx;
 use crate::device::{DType, Tensor};
 use crate::model::transformer::{Activations, Keep};
 use crate::model::{Parameters, Transformer};
@@ -249,6 +250,7 @@ impl<D: Ops> Trainer<D> {
 
     /// Clips the gradients and applies AdamW; returns their norm before clipping.
     pub fn update(&mut self, lr: f32) -> Result<f64> {
+        let _range = nvtx::range(c"optimizer");
         let norm = self.gradient_norm()?;
         let device = &self.model.device;
         let max_norm = f64::from(self.hyper.max_grad_norm);

@@ -39,7 +39,10 @@ pub fn run(command: &mut Command) -> Result<u8, String> {
     let listed = std::env::var_os("SAFEDEPTH_EMULATOR_REPORT").map_or(report, PathBuf::from);
     let before = std::fs::metadata(&listed).map_or(0, |data| data.len());
     let mut path = folder.clone().into_os_string();
-    if let Some(old) = std::env::var_os("LD_LIBRARY_PATH").filter(|old| !old.is_empty()) {
+    // The command's own search path, where it was given one, follows.
+    let given = command.get_envs().find(|(name, _)| *name == "LD_LIBRARY_PATH").map(|(_, value)| value.map(Into::into));
+    let old = given.unwrap_or_else(|| std::env::var_os("LD_LIBRARY_PATH"));
+    if let Some(old) = old.filter(|old| !old.is_empty()) {
         path.push(":");
         path.push(old);
     }

@@ -3,6 +3,7 @@
 use super::loss::{self, Batching};
 use super::state::{Entry, Point, State};
 use super::{Behaviour, Draft, Found, Settings, behaviour, candidates, gradient, probe};
+use crate::device::cuda::nvtx;
 use crate::generate::branches::BranchStats;
 use crate::model::{Config, Transformer, flops};
 use crate::ops::Ops;
@@ -121,6 +122,7 @@ impl<D: Ops> Search<'_, D> {
     }
 
     fn step(&self, state: &mut State, draws: &mut Philox) -> Result<()> {
+        let _range = nvtx::range(c"gcg step");
         let settings = self.settings;
         let rows = self.rows(state)?;
         let gradient = gradient::of_tokens(self.model, &rows)?;

@@ -44,7 +44,8 @@ impl Shape {
     }
 }
 
-fn narrow(count: usize) -> u32 {
+/// A dimension as kernels take it.
+pub fn narrow(count: usize) -> u32 {
     u32::try_from(count).expect("a kernel's dimensions fit 32 bits")
 }
 

@@ -8,11 +8,12 @@ mod failure;
 mod launch;
 mod memory;
 mod modules;
+pub mod nvtx;
 mod open;
 mod staging;
 mod stopwatch;
 
-pub use launch::{Argument, Passed, Shape};
+pub use launch::{Argument, Passed, Shape, narrow};
 pub use memory::{Buffer, Indices};
 pub use modules::{PTXAS, has_kernels};
 

@@ -1,7 +1,7 @@
 //! Cross-entropy on a GPU: the launches of `linear_ce.cu` and `linear_ce_mma.cu`.
 
 use super::{CeGradient, CeOutput, LinearCe};
-use crate::device::cuda::{Cuda, Indices, Shape};
+use crate::device::cuda::{Cuda, Indices, Shape, nvtx};
 use crate::device::{Backend, DType, Tensor};
 use crate::{Result, args};
 use std::ops::Range;
@@ -189,6 +189,7 @@ impl LinearCe for Cuda {
         labels: &Indices,
         output: CeOutput<'_, Self>,
     ) -> Result<()> {
+        let _range = nvtx::range(c"linear_ce");
         let (tokens, size, vocab) = (hidden.rows(), hidden.cols(), w.rows());
         assert_eq!(w.cols(), size, "hidden size of the unembedding");
         assert_eq!(labels.len(), tokens, "one label a token");
@@ -233,6 +234,7 @@ impl LinearCe for Cuda {
         _kept: Option<&mut Tensor<Self>>,
         gradient: CeGradient<'_, Self>,
     ) -> Result<()> {
+        let _range = nvtx::range(c"linear_ce backward");
         let CeGradient { hidden: dhidden, w: mut dw, accumulate } = gradient;
         if let (false, Some(dw)) = (accumulate, &mut dw) {
             dw.zero(self)?;

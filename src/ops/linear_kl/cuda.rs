@@ -1,7 +1,7 @@
 //! Two-model KL on a GPU: the launches of `linear_kl.cu` and `linear_kl_mma.cu`.
 
 use super::{KlGradient, KlNormalizers, KlOutput, KlSide, LinearKl};
-use crate::device::cuda::{Cuda, Shape};
+use crate::device::cuda::{Cuda, Shape, nvtx};
 use crate::device::{DType, Tensor};
 use crate::ops::linear_ce::cuda::{FMA, Path, STAGES, Tile, VOCABULARY_SPLIT, element, multiply_gradient, number, row};
 use crate::{Result, args};
@@ -52,6 +52,7 @@ impl LinearKl for Cuda {
         p: KlSide<'_, Self>,
         q: KlSide<'_, Self>,
     ) -> Result<(KlOutput<Self>, KlNormalizers<Self>)> {
+        let _range = nvtx::range(c"linear_kl");
         let (tokens, vocab) = shape(&p, &q);
         let splits = vocab.div_ceil(VOCABULARY_SPLIT);
         let vector = || Tensor::empty(self, DType::F32, 1, tokens);
@@ -102,6 +103,7 @@ impl LinearKl for Cuda {
         mut dp: Option<KlGradient<'_, Self>>,
         mut dq: Option<KlGradient<'_, Self>>,
     ) -> Result<()> {
+        let _range = nvtx::range(c"linear_kl backward");
         let (tokens, vocab) = shape(&p, &q);
         assert_eq!([kl.len(), coefficient.len()], [tokens; 2], "one divergence and one coefficient a token");
         for (gradient, side) in [(&dp, &p), (&dq, &q)] {

@@ -44,6 +44,16 @@ unsafe fn inverse_rms<S: Simd>(x: &[f32], eps: f32) -> f32 {
     1.0 / (unsafe { dot::<S>(x, x) } / x.len() as f32 + eps).sqrt()
 }
 
+/// One group's `x_i r (offset + w_i)`.
+#[inline(always)]
+unsafe fn norm<S: Simd>(x: &[f32], weight: &[f32], offset: f32, eps: f32, y: &mut [f32]) {
+    // SAFETY: allowed inside a kernel.
+    let r = unsafe { inverse_rms::<S>(x, eps) };
+    for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+        *y = x * r * (offset + w);
+    }
+}
+
 struct Forward<'a> {
     x: &'a [f32],
     weight: &'a [f32],
@@ -60,10 +70,34 @@ impl Kernel for Forward<'_> {
         let Self { x, weight, offset, eps, y } = self;
         for (x, y) in x.chunks_exact(weight.len()).zip(y.chunks_exact_mut(weight.len())) {
             // SAFETY: inside a kernel.
-            let r = unsafe { inverse_rms::<S>(x, eps) };
-            for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
-                *y = x * r * (offset + w);
+            unsafe { norm::<S>(x, weight, offset, eps, y) };
+        }
+    }
+}
+
+/// [`Forward`] of what `sum` becomes when `x` is added to it, while it is in the cache.
+struct AddForward<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    offset: f32,
+    eps: f32,
+    sum: &'a mut [f32],
+    y: &'a mut [f32],
+}
+
+impl Kernel for AddForward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Self { x, weight, offset, eps, sum, y } = self;
+        let n = weight.len();
+        for ((x, sum), y) in x.chunks_exact(n).zip(sum.chunks_exact_mut(n)).zip(y.chunks_exact_mut(n)) {
+            for (sum, x) in sum.iter_mut().zip(x) {
+                *sum += x;
             }
+            // SAFETY: inside a kernel.
+            unsafe { norm::<S>(sum, weight, offset, eps, y) };
         }
     }
 }
@@ -146,7 +180,60 @@ impl RmsNorm for Cpu {
         Ok(())
     }
 
+    fn add_rms_norm(
+        &self,
+        x: &Tensor<Self>,
+        weight: &Tensor<Self>,
+        offset: f32,
+        eps: f32,
+        sum: &mut Tensor<Self>,
+        y: &mut Tensor<Self>,
+    ) -> Result<()> {
+        let n = weight.len();
+        assert!(x.shape() == sum.shape() && x.shape() == y.shape(), "sum and y are like x");
+        assert!(x.len().is_multiple_of(n), "in whole groups");
+        let weight = weight.buffer.f32();
+        let part = (TASK / n).max(1) * n;
+        let chunks = sum.buffer.f32_mut().par_chunks_mut(part).zip(y.buffer.f32_mut().par_chunks_mut(part));
+        chunks
+            .zip(x.buffer.f32().par_chunks(part))
+            .for_each(|((sum, y), x)| self.isa().run(AddForward { x, weight, offset, eps, sum, y }));
+        Ok(())
+    }
+
     fn rms_norm_backward(
+        &self,
+        x: &Tensor<Self>,
+        weight: &Tensor<Self>,
+        offset: f32,
+        eps: f32,
+        dy: &Tensor<Self>,
+        dx: &mut Tensor<Self>,
+        dweight: Option<&mut Tensor<Self>>,
+    ) -> Result<()> {
+        self.norm_gradients(x, weight, offset, eps, dy, dx, false, dweight)
+    }
+
+    fn add_rms_norm_backward(
+        &self,
+        x: &Tensor<Self>,
+        weight: &Tensor<Self>,
+        offset: f32,
+        eps: f32,
+        dy: &Tensor<Self>,
+        dx: &mut Tensor<Self>,
+        rounded: Option<&mut Tensor<Self>>,
+        dweight: Option<&mut Tensor<Self>>,
+    ) -> Result<()> {
+        self.norm_gradients(x, weight, offset, eps, dy, dx, true, dweight)?;
+        rounded.map_or(Ok(()), |rounded| self.copy(&dx.buffer, &mut rounded.buffer))
+    }
+}
+
+impl Cpu {
+    /// Both gradients; that of `x` is added to `dx` if `accumulate`.
+    #[allow(clippy::too_many_arguments)]
+    fn norm_gradients(
         &self,
         x: &Tensor<Self>,
         weight: &Tensor<Self>,

@@ -23,9 +23,25 @@ pub trait RmsNorm: Backend {
         y: &mut Tensor<Self>,
     ) -> Result<()>;
 
+    /// The residual stream after a branch, and its rows normed for the next one, in one pass: `sum += x`, then
+    /// [`Self::rms_norm`] of `sum` into `y`. `x`, the stream so far, and `sum`, the branch's output and then the stream, are
+    /// f32; `y` and `weight` as there.
+    ///
+    /// Law: the bits of an addition and a norm, one after the other.
+    fn add_rms_norm(
+        &self,
+        x: &Tensor<Self>,
+        weight: &Tensor<Self>,
+        offset: f32,
+        eps: f32,
+        sum: &mut Tensor<Self>,
+        y: &mut Tensor<Self>,
+    ) -> Result<()>;
+
     /// With r = 1 / sqrt(mean x^2 + eps), g_i = dy_i (offset + w_i):
-    /// `dx_i (+)= r g_i - r^3 x_i mean_j(g_j x_j)` (added to `dx` if `accumulate`); `dweight_i += sum_groups dy_i x_i r`.
-    /// `x`, `dy` and `dx` have one dtype, f32 or a branch's; `dweight` is f32.
+    /// `dx_i = r g_i - r^3 x_i mean_j(g_j x_j)`; `dweight_i += sum_groups dy_i x_i r`.
+    /// `x`, `dy` and `dx` have one dtype, f32 or a branch's, but that `dx` of f32 `x` and `dy` may have a branch's;
+    /// `dweight` is f32.
     #[allow(clippy::too_many_arguments)]
     fn rms_norm_backward(
         &self,
@@ -35,7 +51,21 @@ pub trait RmsNorm: Backend {
         eps: f32,
         dy: &Tensor<Self>,
         dx: &mut Tensor<Self>,
-        accumulate: bool,
+        dweight: Option<&mut Tensor<Self>>,
+    ) -> Result<()>;
+
+    /// [`Self::rms_norm_backward`] where `x` is the residual stream: the rows' gradient is added to `dx`, the stream's own,
+    /// and `rounded`, if given, receives the sum in a branch's dtype. All others are f32.
+    #[allow(clippy::too_many_arguments)]
+    fn add_rms_norm_backward(
+        &self,
+        x: &Tensor<Self>,
+        weight: &Tensor<Self>,
+        offset: f32,
+        eps: f32,
+        dy: &Tensor<Self>,
+        dx: &mut Tensor<Self>,
+        rounded: Option<&mut Tensor<Self>>,
         dweight: Option<&mut Tensor<Self>>,
     ) -> Result<()>;
 }

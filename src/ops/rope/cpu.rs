@@ -4,6 +4,7 @@ use super::Rope;
 use crate::Result;
 use crate::device::cpu::simd::{Kernel, Simd};
 use crate::device::{Cpu, Tensor};
+use crate::ops::attention::{Attention, AttentionParams, Paged};
 use rayon::prelude::*;
 
 /// Rows a task rotates, at least.
@@ -54,14 +55,41 @@ impl Rope for Cpu {
         Ok(())
     }
 
-    fn rope(&self, x: &mut Tensor<Self>, cos: &Tensor<Self>, sin: &Tensor<Self>, inverse: bool) -> Result<()> {
-        let (cols, half) = (x.cols(), cos.cols());
-        assert!(cos.rows() == x.rows() && sin.shape() == cos.shape(), "a row of angles a row of x");
-        assert!(cols.is_multiple_of(2 * half), "whole heads");
+    fn rope(
+        &self,
+        q: &mut Tensor<Self>,
+        k: &mut Tensor<Self>,
+        cos: &Tensor<Self>,
+        sin: &Tensor<Self>,
+        inverse: bool,
+    ) -> Result<()> {
+        let half = cos.cols();
         let sign = if inverse { -1.0 } else { 1.0 };
-        let angles = cos.buffer.f32().par_chunks_exact(half).zip(sin.buffer.f32().par_chunks_exact(half));
-        let rows = x.buffer.f32_mut().par_chunks_exact_mut(cols).zip(angles).with_min_len(ROWS);
-        rows.for_each(|(row, (cos, sin))| self.isa().run(Rotate { row, cos, sin, sign }));
+        for x in [q, k] {
+            let cols = x.cols();
+            assert!(cos.rows() == x.rows() && sin.shape() == cos.shape(), "a row of angles a row of q and k");
+            assert!(cols.is_multiple_of(2 * half), "whole heads");
+            let angles = cos.buffer.f32().par_chunks_exact(half).zip(sin.buffer.f32().par_chunks_exact(half));
+            let rows = x.buffer.f32_mut().par_chunks_exact_mut(cols).zip(angles).with_min_len(ROWS);
+            rows.for_each(|(row, (cos, sin))| self.isa().run(Rotate { row, cos, sin, sign }));
+        }
         Ok(())
+    }
+
+    fn rope_to_cache(
+        &self,
+        params: &AttentionParams,
+        batch: &Paged<Self>,
+        q: &mut Tensor<Self>,
+        k: &mut Tensor<Self>,
+        v: &Tensor<Self>,
+        cos: &Tensor<Self>,
+        sin: &Tensor<Self>,
+        cache_k: &mut Tensor<Self>,
+        cache_v: &mut Tensor<Self>,
+    ) -> Result<()> {
+        self.rope(q, k, cos, sin, false)?;
+        self.cache_write(params, batch, k, cache_k)?;
+        self.cache_write(params, batch, v, cache_v)
     }
 }

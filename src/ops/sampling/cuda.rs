@@ -1,7 +1,7 @@
 //! Sampling on a GPU: the launch of `sampling.cu`.
 
 use super::{Sampling, SamplingRow};
-use crate::device::cuda::{Cuda, Shape};
+use crate::device::cuda::{Cuda, Shape, nvtx};
 use crate::device::{Backend, DType, Tensor};
 use crate::{Result, args};
 
@@ -18,6 +18,7 @@ impl Sampling for Cuda {
         row: impl Fn(usize) -> SamplingRow<'a> + Send + Sync,
         tokens: &mut Vec<u32>,
     ) -> Result<()> {
+        let _range = nvtx::range(c"sampling");
         let (count, vocab) = (logits.rows(), logits.cols());
         assert_eq!(logits.dtype(), DType::F32, "logits are f32");
         let (mut rows, mut history) = (Vec::with_capacity(count * ROW), Vec::new());

@@ -11,16 +11,20 @@ use crate::ops::attention::{AttentionParams, PAGE, Paged, Ragged};
 /// Rows of a decode step.
 pub(super) const DECODED: usize = 16;
 
-pub(super) fn time<D: Ops>(timer: &mut Timer<'_, D>, shapes: &Shapes) -> Result<()> {
-    let (device, t, branch) = (timer.device, timer.tokens, timer.branch(shapes));
-    let params = AttentionParams {
+pub(super) fn params(shapes: &Shapes) -> AttentionParams {
+    AttentionParams {
         num_heads: shapes.heads,
         num_key_value_heads: shapes.kv_heads,
         head_dim: shapes.head_dim,
         scale: (shapes.head_dim as f32).powf(-0.5),
         softcap: None,
         window: None,
-    };
+    }
+}
+
+pub(super) fn time<D: Ops>(timer: &mut Timer<'_, D>, shapes: &Shapes) -> Result<()> {
+    let (device, t, branch) = (timer.device, timer.tokens, timer.branch(shapes));
+    let params = params(shapes);
     let (q_cols, kv_cols) = (shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim);
     let ragged = Ragged { offsets: device.indices(&[0, t as u32])?, count: 1, max_length: t };
     let matrix = |cols: usize, seed| random(device, branch, t, cols, seed);

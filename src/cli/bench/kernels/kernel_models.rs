@@ -29,6 +29,10 @@ const PIECE: usize = 4096;
 /// Groups whose sums one thread makes (`rmsnorm/cuda.rs`).
 const PART: usize = 64;
 
+/// Threads of a block of `rope.cu`, and heads that one of them treats (`rope/cuda.rs`).
+const THREADS: usize = 256;
+const HEADS_A_THREAD: usize = 4;
+
 impl Model {
     fn new(flop: usize, asked: usize, moved: usize) -> Self {
         Self { flop: flop as f64, asked: asked as f64, moved: moved as f64 }
@@ -191,12 +195,19 @@ fn vocabulary(kernel: &str, sizes: &Dimensions<'_>) -> Option<Model> {
 fn small(kernel: &str, op: &str, sizes: &Dimensions<'_>) -> Option<Model> {
     let Dimensions { tokens: t, branch: e, weights: w, shapes } = *sizes;
     let (stream, parameters) = (t * shapes.hidden, shapes.intermediate * shapes.hidden);
-    let (gates, pairs) = (t * shapes.intermediate, t * shapes.heads * shapes.head_dim / 2);
+    let gates = t * shapes.intermediate;
     Some(match kernel {
         // x twice (the second time from L1), the weight, y.
         "rms_norm_f32_f32" | "rms_norm_f32_bf16" => Model::each(stream, 4, 12 + e, 4 + e),
         // x, dy and the weight twice; dx.
-        "rms_norm_backward_f32" => Model::each(stream, 10, 28, 12),
+        "rms_norm_backward_f32_f32" => Model::each(stream, 10, 28, 12),
+        // The stream and what is added to it, the weight; the sum, y.
+        "add_rms_norm_f32" | "add_rms_norm_bf16" => Model::each(stream, 5, 16 + e, 12 + e),
+        // Beside what the other reads, dx in, and out in two types.
+        "add_rms_norm_backward" => {
+            let rounded = if e == 4 { 0 } else { e };
+            Model::each(stream, 11, 32 + rounded, 16 + rounded)
+        }
         // x, dy and each group's 1 / rms.
         "rms_norm_backward_weight_f32" => Model::each(stream, 3, 12, 8),
         // The parts, and the total in and out.
@@ -206,8 +217,7 @@ fn small(kernel: &str, op: &str, sizes: &Dimensions<'_>) -> Option<Model> {
         }
         "add" => Model::each(stream, 1, 12, 12),
         "gather_rows" => Model::each(stream, 0, 8, 8),
-        // Both values in and out, and the angle's sine and cosine, which all heads share.
-        "rope_f32" | "rope_bf16" => Model::each(pairs, 6, 4 * e + 8, 4 * e),
+        "rope_f32" | "rope_bf16" | "rope_to_cache_f32" | "rope_to_cache_bf16" => rope(kernel, sizes),
         "glu_silu_f32" | "glu_silu_bf16" | "glu_gelu_f32" | "glu_gelu_bf16" => Model::each(gates, 20, 3 * e, 3 * e),
         "glu_backward_silu_f32" | "glu_backward_silu_bf16" | "glu_backward_gelu_f32" | "glu_backward_gelu_bf16" => {
             Model::each(gates, 50, 5 * e, 5 * e)
@@ -222,4 +232,19 @@ fn small(kernel: &str, op: &str, sizes: &Dimensions<'_>) -> Option<Model> {
         }
         _ => return None,
     })
+}
+
+/// Both values of a pair in and out; a sine and a cosine a thread, which it has for several heads.
+fn rope(kernel: &str, sizes: &Dimensions<'_>) -> Model {
+    let Dimensions { tokens: t, branch: e, shapes, .. } = *sizes;
+    let (half, rotated) = (shapes.head_dim / 2, shapes.heads + shapes.kv_heads);
+    let cached = kernel.contains("cache");
+    let heads = if cached { rotated + shapes.kv_heads } else { rotated };
+    // Threads that share a head's pair, over a row's blocks.
+    let across = (THREADS / half.min(THREADS)).min(heads);
+    let lanes = across * heads.div_ceil(across * HEADS_A_THREAD);
+    // Into a cache, each thread asks as well which sequence, position and page its row has.
+    let each_thread = if cached { 8 + 16 } else { 8 };
+    let moved = t * heads * half * 4 * e;
+    Model::new(t * rotated * half * 6, moved + t * lanes * half * each_thread, moved)
 }

@@ -1,5 +1,6 @@
 //! Norms, elementwise operations, RoPE, GLU and the optimizer.
 
+use super::attention;
 use super::operands::random;
 use super::shapes::Shapes;
 use super::timer::{Case, Timer};
@@ -7,6 +8,7 @@ use crate::Result;
 use crate::device::{DType, Tensor};
 use crate::ops::Ops;
 use crate::ops::adamw::AdamWStep;
+use crate::ops::attention::{PAGE, Paged};
 
 /// Bytes of an f32.
 const F32: usize = size_of::<f32>();
@@ -41,7 +43,24 @@ fn residual_stream<D: Ops>(timer: &mut Timer<'_, D>, shapes: &Shapes) -> Result<
             let (dx, dweight) = (x.empty_like(device)?, Tensor::zeros(device, DType::F32, 1, hidden)?);
             Ok((x, stream(seed + 1)?, dx, dweight))
         },
-        |(x, dy, dx, dweight)| device.rms_norm_backward(x, &weight, 0.0, 1e-5, dy, dx, false, Some(dweight)),
+        |(x, dy, dx, dweight)| device.rms_norm_backward(x, &weight, 0.0, 1e-5, dy, dx, Some(dweight)),
+    )?;
+    timer.time(
+        case("add_rms_norm", 3 * F32 + branch.size()),
+        |seed| Ok((stream(seed)?, stream(seed + 1)?, Tensor::empty(device, branch, t, hidden)?)),
+        |(x, sum, y)| device.add_rms_norm(x, &weight, 0.0, 1e-5, sum, y),
+    )?;
+    let rounds = branch != DType::F32;
+    timer.time(
+        case("add_rms_norm_backward", 4 * F32 + if rounds { branch.size() } else { 0 }),
+        |seed| {
+            let rounded = rounds.then(|| Tensor::empty(device, branch, t, hidden)).transpose()?;
+            let dweight = Tensor::zeros(device, DType::F32, 1, hidden)?;
+            Ok(([stream(seed)?, stream(seed + 1)?, stream(seed + 2)?], rounded, dweight))
+        },
+        |([x, dy, dx], rounded, dweight)| {
+            device.add_rms_norm_backward(x, &weight, 0.0, 1e-5, dy, dx, rounded.as_mut(), Some(dweight))
+        },
     )?;
     timer.time(case("add", 3 * F32), |seed| Ok((stream(seed)?, stream(seed + 1)?)), |(x, y)| device.add(x, y))?;
     let rows = device.indices(&(0..t as u32).rev().collect::<Vec<_>>())?;
@@ -66,11 +85,28 @@ fn branches<D: Ops>(timer: &mut Timer<'_, D>, shapes: &Shapes) -> Result<()> {
         flop: 0.0,
         bytes: (bytes * t * cols) as f64,
     };
-    let q_cols = shapes.heads * shapes.head_dim;
+    let (q_cols, kv_cols) = (shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim);
+    let matrix = |cols: usize, seed| random(device, branch, t, cols, seed);
     timer.time(
-        case("rope", q_cols, 2 * branch.size()),
-        |seed| random(device, branch, t, q_cols, seed),
-        |q| device.rope(q, &cos, &sin, false),
+        case("rope", q_cols + kv_cols, 2 * branch.size()),
+        |seed| Ok((matrix(q_cols, seed)?, matrix(kv_cols, seed + 1)?)),
+        |(q, k)| device.rope(q, k, &cos, &sin, false),
+    )?;
+    let (params, pages) = (attention::params(shapes), t.div_ceil(PAGE));
+    let paged = Paged {
+        offsets: device.indices(&[0, t as u32])?,
+        starts: device.indices(&[0])?,
+        pages: device.indices(&(0..pages as u32).collect::<Vec<_>>())?,
+        max_pages: pages,
+        count: 1,
+    };
+    timer.time(
+        case("rope_to_cache", q_cols + 2 * kv_cols, 2 * branch.size()),
+        |seed| {
+            let cache = || Tensor::empty(device, branch, pages, kv_cols * PAGE);
+            Ok((matrix(q_cols, seed)?, [matrix(kv_cols, seed + 1)?, matrix(kv_cols, seed + 2)?], [cache()?, cache()?]))
+        },
+        |(q, [k, v], [keys, values])| device.rope_to_cache(&params, &paged, q, k, v, &cos, &sin, keys, values),
     )?;
     let cols = shapes.intermediate;
     let gate = |seed| random(device, branch, t, cols, seed);
