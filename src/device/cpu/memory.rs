@@ -219,7 +219,14 @@ impl Buffer {
     /// A read-only look at the elements.
     pub fn view(&self) -> View<'_> {
         let bytes: &[u8] = match &self.storage {
-            _ if self.len == 0 => &[],
+            // An empty slice of bytes is not aligned for anything.
+            _ if self.len == 0 => {
+                return match self.dtype {
+                    DType::F32 => View::F32(&[]),
+                    DType::BF16 => View::BF16(&[]),
+                    DType::F16 => View::F16(&[]),
+                };
+            }
             Storage::F32(values) => return View::F32(aligned(values, self.len)),
             Storage::Half(bits) => bytemuck::cast_slice(aligned(bits, self.len)),
             Storage::Mapped(slice) => slice.bytes(),
