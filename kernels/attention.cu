@@ -3,7 +3,7 @@
 // A block has 32 rows of one key/value head of one sequence, where a row is a (position, query head) pair: the heads that
 // share keys read them once. It walks over blocks of 32 keys from a fixed boundary, so that a row's sums have the same order
 // in a prefill, a decode step and any batch; the scores live in shared memory for one block of keys only. After every SPLIT
-// keys the softmax is closed and merged into that of the keys before (attention.cuh), which costs local memory 8 D bytes a
+// keys the softmax is closed and merged into that of the keys before (attention.cuh), which costs local memory 4 D bytes a
 // row each way, once for SPLIT x 4 D FLOP a row.
 //
 // A block of keys at depth D: 64 D elements read, 2 x 2 x 32 x 32 D FLOP: at D = 128 32 KB and 0.5 MFLOP, 16 FLOP a byte

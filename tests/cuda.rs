@@ -196,7 +196,8 @@ struct Outcome {
     err: String,
 }
 
-/// Runs the program on the emulator with arguments `words`, then `more`, and the emulator's settings.
+/// Runs the program on the emulator with arguments `words`, then `more`, and the emulator's settings (or the program's own,
+/// `CUDA_...`).
 fn emulated(words: &str, more: &[&str], environment: &[(&str, &str)]) -> Outcome {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| std::fs::File::create(dir.path().join(name)).unwrap();
@@ -208,7 +209,8 @@ fn emulated(words: &str, more: &[&str], environment: &[(&str, &str)]) -> Outcome
         .env("SAFEDEPTH_CUDA_POOL", "0");
     command.stdout(Stdio::from(file("out"))).stderr(Stdio::from(file("err")));
     for (name, value) in environment {
-        command.env(format!("SAFEDEPTH_EMULATOR_{name}"), value);
+        let own = name.starts_with("CUDA_");
+        command.env(format!("SAFEDEPTH_{}{name}", if own { "" } else { "EMULATOR_" }), value);
     }
     let code = safedepth_emulator::run::run(&mut command).unwrap();
     let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
@@ -287,6 +289,30 @@ fn commands_agree_with_the_cpu() {
         on_the_gpu(&command, &[&gpu]);
         on_the_cpu(&command, &[&cpu]);
         same_table(Path::new(&gpu), Path::new(&cpu));
+    }
+}
+
+/// Decode steps are recorded and replayed: the same text, with a call a step instead of one a kernel. With the pool too, in
+/// which a graph's own memory is used again within it.
+#[test]
+fn decode_steps_are_replayed() {
+    let Some((dir, [model, _])) = models() else { return };
+    let run = |graphs: &str, pool: &str| {
+        let calls = dir.path().join(format!("calls-{graphs}-{pool}"));
+        let environment = [("CALLS", calls.to_str().unwrap()), ("CUDA_GRAPHS", graphs), ("CUDA_POOL", pool)];
+        let generate = "generate --prompt fold --max-new-tokens 20 --samples 3 --device cuda";
+        let Outcome { code, out, err } = emulated(generate, &[&model], &environment);
+        assert!(code == 0 && err.is_empty(), "{err}");
+        let calls = std::fs::read_to_string(calls).unwrap();
+        let (graphs, kernels): (Vec<&str>, Vec<&str>) = calls.lines().partition(|call| call.starts_with("graph of "));
+        (out, graphs.len(), kernels.len())
+    };
+    let (want, none, each) = run("0", "0");
+    assert_eq!(none, 0);
+    for pool in ["0", "1"] {
+        let (text, graphs, kernels) = run("1", pool);
+        assert_eq!(text, want);
+        assert!(graphs > 10 && 2 * (graphs + kernels) < each, "{graphs} graphs and {kernels} kernels for {each}");
     }
 }
 

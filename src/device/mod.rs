@@ -48,6 +48,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// A flat array of `u32` in device memory: token ids, labels, positions, row numbers.
     type Indices: Send + Sync;
 
+    /// What [`Backend::replay`] keeps from one step to the next.
+    type Replay<T: Send>: Default + Send;
+
     /// What `--device` calls it.
     const NAME: &str;
 
@@ -65,6 +68,17 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// Seconds that the device takes for what `work` starts, by its own clock where it has one.
     fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64>;
+
+    /// Runs `step`, or does again what it started on the device when it last ran with this `key`; gives what it returned.
+    ///
+    /// With one key `step` must start the same operations on the same buffers. What differs from step to step is in those
+    /// buffers, written before; `step` itself writes none that are older than it and reads none.
+    fn replay<'r, T: Send>(
+        &self,
+        replay: &'r mut Self::Replay<T>,
+        key: [usize; 2],
+        step: impl FnMut() -> Result<T>,
+    ) -> Result<&'r mut T>;
 
     /// Bytes of the cache that a timing must get past; `None` where operands may well be found in caches, as on a CPU.
     fn shared_cache(&self) -> Option<usize>;

@@ -13,6 +13,10 @@ use crate::{Error, Result};
 use std::ops::Range;
 use std::rc::Rc;
 
+/// Page tables are as wide as the longest sequence, rounded up to so many pages: steps that decode are alike for a while, so
+/// that a device can replay them.
+const TABLE: usize = 16;
+
 /// One continuation to generate.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -157,7 +161,7 @@ impl Engine {
         let pages = rows
             * requests.iter().map(|r| (r.prompt.len() + r.max_new_tokens.min(256)).div_ceil(PAGE)).max().unwrap_or(1);
         let longest = requests.iter().map(|request| request.longest(context)).max().unwrap_or(0);
-        let mut lists = Lists::new(&model.device, rows, longest.div_ceil(PAGE))?;
+        let mut lists = Lists::new(&model.device, rows, longest.div_ceil(PAGE).next_multiple_of(TABLE))?;
         let mut run = Run {
             engine: self,
             model,
@@ -233,6 +237,8 @@ struct Lists<D: Ops> {
     device_positions: D::Indices,
     device_wanted: D::Indices,
     batch: Paged<D>,
+    /// The pass over decoding rows, and their logits.
+    decoding: D::Replay<Tensor<D>>,
 }
 
 impl<D: Ops> Lists<D> {
@@ -260,6 +266,7 @@ impl<D: Ops> Lists<D> {
             device_positions: empty()?,
             device_wanted: empty()?,
             batch,
+            decoding: D::Replay::default(),
         })
     }
 
@@ -383,7 +390,7 @@ impl<D: Ops> Run<'_, D> {
 
         let segment = |&(node, _): &(usize, usize)| self.nodes[node].table.as_ref().expect("started");
         let tables = self.rows.iter().map(|row| &row.table).chain(lists.segments.iter().map(segment));
-        let max_pages = tables.clone().map(|table| table.pages.len()).max().unwrap_or(0);
+        let max_pages = tables.clone().map(|table| table.pages.len()).max().unwrap_or(0).next_multiple_of(TABLE);
         for (i, table) in tables.enumerate() {
             lists.starts.push(table.length as u32);
             lists.pages.extend_from_slice(&table.pages);
@@ -391,6 +398,9 @@ impl<D: Ops> Run<'_, D> {
         }
         let device = &self.model.device;
         lists.upload(device, max_pages)?;
+        if lists.segments.is_empty() && !self.rows.is_empty() {
+            return self.decode(lists);
+        }
         let tokens = lists.ids.len();
         let hidden = self.model.forward_cached(
             &lists.device_ids,
@@ -446,6 +456,32 @@ impl<D: Ops> Run<'_, D> {
         }
         for &node in &lists.complete {
             self.stack.extend(self.tree.nodes[node].children.iter().rev());
+        }
+        self.sweep();
+        Ok(())
+    }
+
+    /// A forward pass of decoding rows alone: the same work as the last one, as long as they are as many.
+    fn decode(&mut self, lists: &mut Lists<D>) -> Result<()> {
+        let (model, requests, rows) = (self.model, self.requests, self.rows.len());
+        lists.wanted.extend(0..rows as u32);
+        model.device.write_indices(&mut lists.device_wanted, &lists.wanted)?;
+        let Lists { device_ids, device_positions, device_wanted, batch, decoding, chosen, .. } = lists;
+        let cache = &mut self.pool.cache;
+        let logits = model.device.replay(decoding, [rows, batch.max_pages], || {
+            let hidden = model.forward_cached(device_ids, device_positions, rows, batch, cache)?;
+            model.logits(&model.final_norm(&hidden, device_wanted, rows)?)
+        })?;
+        self.stats.steps += 1;
+        self.stats.decoded_tokens += rows;
+        for row in &mut self.rows {
+            row.table.length += 1;
+        }
+        let (rows, seed) = (&self.rows, self.engine.seed);
+        let row = |i: usize| requests[rows[i].request].sampling_row(seed, &rows[i].tokens);
+        model.device.sample(logits, row, chosen)?;
+        for (row, &token) in lists.chosen.iter().enumerate() {
+            self.accept(row, Some(token));
         }
         self.sweep();
         Ok(())

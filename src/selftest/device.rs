@@ -1,7 +1,8 @@
 //! The devices that laws are tried on.
 
 use super::{
-    Law, adamw_bf16, attention, attention_bf16, attention_long, gemm, linear_ce, linear_kl, sampling, small, small_bf16,
+    Law, adamw_bf16, attention, attention_bf16, attention_long, gemm, linear_ce, linear_kl, replay, sampling, small,
+    small_bf16,
 };
 use crate::device::cpu::Isa;
 use crate::device::{Cpu, Cuda, DType};
@@ -29,6 +30,7 @@ fn common_laws<D: TestDevice>() -> Vec<Law<D>> {
         attention_long::laws(),
         linear_ce::laws(),
         linear_kl::laws(),
+        replay::laws(),
         sampling::laws(),
         small::laws(),
     ];

@@ -21,6 +21,7 @@ mod linear_ce;
 mod linear_kl;
 mod measure;
 mod reference;
+mod replay;
 mod sampling;
 mod small;
 mod small_bf16;

@@ -2,7 +2,10 @@
 //! without a GPU; the integration test `program` runs it that way. The argument chooses what it does.
 
 use cudarc::cublaslt::{CudaBlasLT, Matmul, MatmulConfig};
-use cudarc::driver::sys::{CUdevice_attribute, CUevent_flags, CUfunction_attribute_enum};
+use cudarc::driver::sys::{
+    CUdevice_attribute, CUevent_flags, CUfunction_attribute_enum, CUgraphInstantiate_flags, CUresult,
+    CUstreamCaptureMode,
+};
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 use std::error::Error;
@@ -35,7 +38,8 @@ fn main() -> Result<()> {
         Some("matmul") => matmul(),
         Some("fault") => fault(),
         Some("allocate") => allocate(),
-        _ => Err("saxpy, device, attention, matmul, fault or allocate".into()),
+        Some("graph") => graph(),
+        _ => Err("saxpy, device, attention, matmul, fault, allocate or graph".into()),
     }
 }
 
@@ -163,5 +167,53 @@ fn allocate() -> Result<()> {
             gpu.stream.alloc_zeros::<u8>(1 << 20).inspect_err(|_| println!("{} MiB were allocated", held.len()))?,
         );
     }
+    Ok(())
+}
+
+/// A launch and a memset recorded once and replayed, and what may not be done meanwhile.
+fn graph() -> Result<()> {
+    let gpu = Gpu::new()?;
+    // SAFETY: one stream does all the work.
+    unsafe { gpu.context.disable_event_tracking() };
+    let kernel = gpu.module(include_str!("../tests/cu/saxpy.ptx"))?.load_function("saxpy")?;
+    let n = 1000;
+    let mut x = gpu.stream.clone_htod(&(0..n).map(|i| i as f32).collect::<Vec<_>>())?;
+    let mut y = gpu.stream.alloc_zeros::<f32>(n)?;
+    let thread = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    gpu.stream.begin_capture(thread)?;
+    let (count, a) = (n as i32, 3.0f32);
+    let mut launch = gpu.stream.launch_builder(&kernel);
+    launch.arg(&count).arg(&a).arg(&x).arg(&mut y);
+    // SAFETY: the arguments are those of the kernel, and it bounds its index by `count`.
+    unsafe { launch.launch(LaunchConfig::for_num_elems(n as u32))? };
+    let graph = gpu.stream.end_capture(CUgraphInstantiate_flags(0))?.ok_or("no graph")?;
+    assert!(gpu.stream.clone_dtoh(&y)?.iter().all(|y| *y == 0.0), "what is recorded is not done");
+    graph.launch()?;
+    graph.launch()?;
+    // The graph finds what lies in its buffers now.
+    gpu.stream.memcpy_htod(&vec![1.0f32; n], &mut x)?;
+    graph.launch()?;
+    assert!(gpu.stream.clone_dtoh(&y)?.iter().enumerate().all(|(i, y)| *y == 6.0 * i as f32 + 3.0));
+
+    let refused = |result: std::result::Result<(), cudarc::driver::DriverError>| result.err().map(|error| error.0);
+    let unsupported = Some(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    let spoiled = || refused(gpu.stream.end_capture(CUgraphInstantiate_flags(0)).map(drop));
+    let invalidated = Some(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+    for (mode, expected) in [
+        (CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL, unsupported),
+        (thread, unsupported),
+        (CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED, None),
+    ] {
+        gpu.stream.begin_capture(mode)?;
+        // SAFETY: freed by no one: the program ends.
+        let allocated = refused(unsafe { cudarc::driver::result::malloc_sync(16) }.map(drop));
+        assert_eq!(allocated, expected, "allocating while a stream records, {mode:?}");
+        assert_eq!(spoiled(), expected.and(invalidated), "{mode:?}");
+    }
+    gpu.stream.begin_capture(thread)?;
+    assert_eq!(refused(gpu.stream.synchronize()), unsupported, "waiting for a stream that records");
+    assert_eq!(refused(gpu.stream.memcpy_htod(&[1.0f32], &mut x)), invalidated, "work after that");
+    assert_eq!(spoiled(), invalidated);
+    println!("graph is right");
     Ok(())
 }

@@ -26,7 +26,7 @@ fn run(argument: &str, environment: &[(&str, &str)]) -> (Option<i32>, String, St
 
 #[test]
 fn kernels_and_matmuls_run_and_end_well() {
-    for what in ["saxpy", "attention", "matmul"] {
+    for what in ["saxpy", "attention", "matmul", "graph"] {
         let (code, out, err) = run(what, &[]);
         assert_eq!((code, out.trim()), (Some(0), format!("{what} is right").as_str()), "{err}");
         assert_eq!(err, "");

@@ -55,6 +55,7 @@ impl Default for Cpu {
 impl Backend for Cpu {
     type Buffer = Buffer;
     type Indices = Vec<u32>;
+    type Replay<T: Send> = Option<T>;
     const NAME: &str = "cpu";
 
     fn describe(&self) -> String {
@@ -77,6 +78,15 @@ impl Backend for Cpu {
         let start = std::time::Instant::now();
         work()?;
         Ok(start.elapsed().as_secs_f64())
+    }
+
+    fn replay<'r, T: Send>(
+        &self,
+        replay: &'r mut Option<T>,
+        _key: [usize; 2],
+        mut step: impl FnMut() -> Result<T>,
+    ) -> Result<&'r mut T> {
+        Ok(replay.insert(step()?))
     }
 
     fn shared_cache(&self) -> Option<usize> {

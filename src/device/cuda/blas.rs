@@ -261,9 +261,10 @@ impl Cuda {
         let (description, [ma, mb, mc]) = (product.description()?, product.matrices(dtypes)?);
         let (alpha, beta) = (1.0_f32, if product.accumulate { 1.0_f32 } else { 0.0 });
         let (a, b, c) = (a.address() as *const c_void, b.address() as *const c_void, c.address() as *mut c_void);
+        let turn = self.turn_with([a as u64, b as u64, c as u64, scratch.address()]);
         // SAFETY: the descriptors live until the call returns; the buffers hold the matrices (asserted above) and are handed
         // out again only to later work of this stream; a driver's stream is the runtime's.
-        unsafe {
+        let done = unsafe {
             result::matmul(
                 self.shared.blas.handle,
                 description.0,
@@ -282,8 +283,13 @@ impl Cuda {
                 workspace,
                 self.stream().cast(),
             )
-        }
-        .map_err(|error| {
+        };
+        let recording = turn.is_some();
+        drop(turn);
+        done.map_err(|error| {
+            if recording {
+                return failed(error);
+            }
             // A lost device fails here first; the driver knows what happened.
             match self.shared.context.synchronize() {
                 Err(cause) => device_error(self, at("multiply matrices"), cause),

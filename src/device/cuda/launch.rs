@@ -149,6 +149,11 @@ impl Cuda {
         let shared = narrow(shape.shared);
         let failed = |error| device_error(self, Task::Run(kernel.to_owned()), error);
         function.allow(shared).map_err(failed)?;
+        let given = arguments.iter().filter_map(|argument| match argument {
+            Passed::Long(value) => Some(*value),
+            _ => None,
+        });
+        let _turn = self.turn_with(given);
         let mut pointers = [std::ptr::null_mut(); 32];
         for (pointer, argument) in pointers.iter_mut().zip(arguments.iter_mut()) {
             *pointer = argument.pointer();

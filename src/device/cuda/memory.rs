@@ -2,11 +2,12 @@
 
 use super::Cuda;
 use super::failure::{Task, at, device_error};
+use super::graph::{Arena, Recording, unrecordable};
 use crate::Result;
 use crate::device::{Backend, DType};
 use cudarc::driver::{result, sys};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// Freed blocks by size. One stream does all work in order, so a block may be handed out again at once.
 ///
@@ -38,8 +39,21 @@ impl Pool {
     }
 
     fn take(&self, wanted: usize) -> Option<(u64, usize)> {
-        let mut kept = self.kept();
-        kept.range_mut(wanted..=2 * wanted).find_map(|(&bytes, blocks)| Some((blocks.pop()?, bytes)))
+        take(&mut self.kept(), wanted)
+    }
+
+    /// Bytes to allocate for a block of so many.
+    fn wanted(&self, bytes: usize) -> usize {
+        if self.keeps { rounded(bytes) } else { bytes }
+    }
+
+    /// Keeps a block for later, or frees it.
+    pub fn give_back(&self, device: &Cuda, address: u64, bytes: usize) {
+        if self.keeps {
+            self.kept().entry(bytes).or_default().push(address);
+        } else if device.bind().is_ok() {
+            free(address);
+        }
     }
 
     /// Bytes of the kept blocks.
@@ -55,32 +69,57 @@ impl Pool {
     }
 }
 
+/// A block of at least `wanted` bytes and at most twice as many.
+fn take(blocks: &mut BTreeMap<usize, Vec<u64>>, wanted: usize) -> Option<(u64, usize)> {
+    blocks.range_mut(wanted..=2 * wanted).find_map(|(&bytes, blocks)| Some((blocks.pop()?, bytes)))
+}
+
 fn free(address: u64) {
     // SAFETY: the block came from `malloc_sync` and no one holds it; the driver waits for work that uses it. Where the
     // device is lost, so is its memory, and there is no one to tell.
     let _ = unsafe { result::free_sync(address) };
 }
 
-/// A block of device memory that goes back to its pool.
+/// A block of device memory that goes back to where it came from.
 pub(super) struct Memory {
     address: u64,
     bytes: usize,
     device: Cuda,
+    /// Of the graph that was recorded when it was taken; else it is the pool's.
+    arena: Option<Arc<Arena>>,
 }
 
 impl Memory {
     pub fn new(device: &Cuda, bytes: usize) -> Result<Self> {
         let device = device.clone();
         if bytes == 0 {
-            return Ok(Self { address: 0, bytes, device });
+            return Ok(Self { address: 0, bytes, device, arena: None });
         }
+        let wanted = device.shared.pool.wanted(bytes);
+        let mut turn = device.shared.turn();
+        let Some(recording) = &mut *turn else {
+            drop(turn);
+            let (address, bytes) = Self::take(&device, wanted)?;
+            return Ok(Self { address, bytes, device, arena: None });
+        };
+        let found = if device.shared.pool.keeps { take(&mut recording.free, wanted) } else { None };
+        let (address, bytes) = match found {
+            Some(block) => block,
+            None => Self::take_for(&device, recording, wanted)?,
+        };
+        let arena = Some(recording.arena.clone());
+        drop(turn);
+        Ok(Self { address, bytes, device, arena })
+    }
+
+    /// A block of the pool, or a new one.
+    fn take(device: &Cuda, wanted: usize) -> Result<(u64, usize)> {
         let pool = &device.shared.pool;
-        let wanted = if pool.keeps { rounded(bytes) } else { bytes };
-        if let Some((address, bytes)) = pool.take(wanted) {
-            return Ok(Self { address, bytes, device });
+        if let Some(block) = pool.take(wanted) {
+            return Ok(block);
         }
         device.bind()?;
-        // SAFETY: the context is current; the block is freed once, by `drop` or `Pool::clear`.
+        // SAFETY: the context is current; the block is freed once, by the pool.
         let allocate = || unsafe { result::malloc_sync(wanted) };
         let allocated = match allocate() {
             Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
@@ -89,10 +128,15 @@ impl Memory {
             }
             other => other,
         };
-        match allocated {
-            Ok(address) => Ok(Self { address, bytes: wanted, device }),
-            Err(error) => Err(device_error(&device, Task::Hold(bytes), error)),
-        }
+        let address = allocated.map_err(|error| device_error(device, Task::Hold(wanted), error))?;
+        Ok((address, wanted))
+    }
+
+    /// The same for a recording's arena.
+    fn take_for(device: &Cuda, recording: &Recording, wanted: usize) -> Result<(u64, usize)> {
+        let (address, bytes) = Self::take(device, wanted)?;
+        recording.arena.add(address, bytes);
+        Ok((address, bytes))
     }
 
     pub fn address(&self) -> u64 {
@@ -106,6 +150,20 @@ impl Memory {
             return Ok(());
         }
         self.device.bind()?;
+        let mut turn = self.device.shared.turn();
+        if let Some(recording) = &mut *turn {
+            // What is written now lies in a block that nothing else ever uses, and is copied from there at each replay.
+            if self.arena.is_none() {
+                return Err(unrecordable("uploads into memory that is older than it"));
+            }
+            let bytes = size_of_val(source);
+            let (kept, _) = Self::take_for(&self.device, recording, self.device.shared.pool.wanted(bytes))?;
+            self.device.upload_aside(kept, source)?;
+            recording.given.extend([kept, self.address]);
+            // SAFETY: both blocks are that long and of one device.
+            return unsafe { result::memcpy_dtod_async(self.address, kept, bytes, self.device.stream()) }
+                .map_err(|error| device_error(&self.device, at("copy on the device"), error));
+        }
         // SAFETY: the block is that long; from pageable memory the driver has copied the source when it returns.
         unsafe { result::memcpy_htod_async(self.address, source, self.device.stream()) }
             .map_err(|error| device_error(&self.device, at("copy to the device"), error))
@@ -118,9 +176,14 @@ impl Memory {
             return Ok(());
         }
         self.device.bind()?;
+        let turn = self.device.shared.turn();
+        if turn.is_some() {
+            return Err(unrecordable("reads results"));
+        }
         // SAFETY: the block is that long, and the target is waited for below, before its borrow ends.
         unsafe { result::memcpy_dtoh_async(target, self.address, self.device.stream()) }
             .map_err(|error| device_error(&self.device, at("copy from the device"), error))?;
+        drop(turn);
         self.device.synchronize()
     }
 
@@ -131,6 +194,7 @@ impl Memory {
             return Ok(());
         }
         self.device.bind()?;
+        let _turn = self.device.turn_with([source.address, self.address]);
         // SAFETY: both blocks are that long and of one device.
         unsafe { result::memcpy_dtod_async(self.address, source.address, bytes, self.device.stream()) }
             .map_err(|error| device_error(&self.device, at("copy on the device"), error))
@@ -143,6 +207,7 @@ impl Memory {
             return Ok(());
         }
         self.device.bind()?;
+        let _turn = self.device.turn_with([self.address]);
         // SAFETY: the block is that long.
         unsafe { result::memset_d8_async(self.address, 0, bytes, self.device.stream()) }
             .map_err(|error| device_error(&self.device, at("set memory"), error))
@@ -151,12 +216,22 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        let pool = &self.device.shared.pool;
         if self.address == 0 {
-        } else if pool.keeps {
-            pool.kept().entry(self.bytes).or_default().push(self.address);
-        } else if self.device.bind().is_ok() {
-            free(self.address);
+            return;
+        }
+        let shared = &self.device.shared;
+        let Some(arena) = &self.arena else {
+            if let Some(recording) = &mut *shared.turn() {
+                recording.lost = true;
+            }
+            shared.gone(self.address, self.bytes);
+            return shared.pool.give_back(&self.device, self.address, self.bytes);
+        };
+        // The arena has the block; the recording under way may use it again.
+        if let Some(recording) = &mut *shared.turn()
+            && Arc::ptr_eq(&recording.arena, arena)
+        {
+            recording.free.entry(self.bytes).or_default().push(self.address);
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod blas;
 mod failure;
+mod graph;
 mod launch;
 mod memory;
 mod modules;
@@ -13,6 +14,7 @@ mod open;
 mod staging;
 mod stopwatch;
 
+pub use graph::Replay;
 pub use launch::{Argument, Passed, Shape, narrow};
 pub use memory::{Buffer, Indices};
 pub use modules::{PTXAS, has_kernels};
@@ -22,6 +24,7 @@ use crate::{Result, args};
 use blas::Blas;
 use cudarc::driver::{CudaContext, CudaStream, result, sys};
 use failure::{at, device_error};
+use graph::Graphs;
 use memory::Pool;
 use modules::Modules;
 use staging::Staging;
@@ -41,6 +44,7 @@ struct Shared {
     modules: Modules,
     pool: Pool,
     staging: Mutex<Staging>,
+    graphs: Graphs,
     blas: Blas,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
@@ -111,6 +115,7 @@ pub fn by_activation(dtype: DType, [f32, bf16]: [&'static str; 2]) -> &'static s
 impl Backend for Cuda {
     type Buffer = Buffer;
     type Indices = Indices;
+    type Replay<T: Send> = Replay<T>;
     const NAME: &str = "cuda";
 
     fn describe(&self) -> String {
@@ -129,6 +134,10 @@ impl Backend for Cuda {
 
     fn synchronize(&self) -> Result<()> {
         self.bind()?;
+        let turn = self.shared.turn();
+        if turn.is_some() {
+            return Err(graph::unrecordable("waits for the device"));
+        }
         // SAFETY: the stream lives as long as the device.
         unsafe { result::stream::synchronize(self.stream()) }
             .map_err(|error| device_error(self, at("finish its work"), error))
@@ -136,6 +145,15 @@ impl Backend for Cuda {
 
     fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
         self.between_events(work)
+    }
+
+    fn replay<'r, T: Send>(
+        &self,
+        replay: &'r mut Replay<T>,
+        key: [usize; 2],
+        step: impl FnMut() -> Result<T>,
+    ) -> Result<&'r mut T> {
+        self.replayed(replay, key, step)
     }
 
     fn shared_cache(&self) -> Option<usize> {

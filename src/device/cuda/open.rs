@@ -2,6 +2,7 @@
 
 use super::blas::Blas;
 use super::failure::{OLD_DRIVER, name};
+use super::graph::Graphs;
 use super::memory::Pool;
 use super::modules::{Modules, has_kernels};
 use super::{Cuda, Shared};
@@ -87,6 +88,7 @@ impl Cuda {
                 modules,
                 pool,
                 staging: Mutex::default(),
+                graphs: Graphs::default(),
                 blas,
                 stream,
                 context,

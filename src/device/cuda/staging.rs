@@ -5,6 +5,7 @@
 
 use super::Cuda;
 use super::failure::{at, device_error};
+use super::graph::unrecordable;
 use super::memory::Memory;
 use crate::Result;
 use cudarc::driver::{result, sys};
@@ -61,6 +62,9 @@ impl Staging {
     /// Copies `source` to the start of `target`, in the stream's order; `source` may go as soon as this returns.
     pub fn send(&mut self, device: &Cuda, source: &[u8], target: &Memory) -> Result<()> {
         device.bind()?;
+        if device.shared.turn().is_some() {
+            return Err(unrecordable("loads weights"));
+        }
         for (number, bytes) in source.chunks(PIECE).enumerate() {
             if self.pieces.len() < 2 {
                 self.pieces.push(Pinned::new(device)?);

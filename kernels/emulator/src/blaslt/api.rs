@@ -1,7 +1,7 @@
 //! The C functions of cublasLt. Descriptors are boxes given out as pointers.
 
 use super::multiply::{Element, Layout, Matrix, Product};
-use crate::driver::state;
+use crate::driver::{Code, State, state};
 use crate::memory::Table;
 use crate::race::report::Kind;
 use std::ffi::{c_int, c_void};
@@ -18,7 +18,7 @@ const INVALID_VALUE: Status = Status(7);
 const EXECUTION_FAILED: Status = Status(13);
 const NOT_SUPPORTED: Status = Status(15);
 
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Description {
     transpose: [bool; 3],
     epilogue: u32,
@@ -256,26 +256,38 @@ pub unsafe extern "C" fn cublasLtMatmul(
     _algorithm: *const c_void,
     _workspace: u64,
     _workspace_bytes: usize,
-    _stream: Handle,
+    stream: Handle,
 ) -> Status {
     // SAFETY: the program's descriptors and host scalars, alive during the call.
     let (description, alpha, beta, layouts) = unsafe {
         let layout = |handle: Handle| *handle.cast::<Layout>();
         let layouts = [layout(a_layout), layout(b_layout), layout(c_layout), layout(d_layout)];
-        (&*description.cast::<Description>(), alpha.read(), beta.read(), layouts)
+        (*description.cast::<Description>(), alpha.read(), beta.read(), layouts)
     };
+    let [a_layout, b_layout, c_layout, d_layout] = layouts;
+    let matrices = [(a, a_layout), (b, b_layout), (c, c_layout), (d, d_layout)];
     let mut state = state();
+    if !state.records(stream) {
+        return product(&mut state, &description, (alpha, beta), matrices);
+    }
+    let recorded = state.submit(stream, move |state| match product(state, &description, (alpha, beta), matrices) {
+        SUCCESS => Ok(()),
+        _ => Err(Code::LAUNCH_FAILED),
+    });
+    if recorded.is_ok() { SUCCESS } else { EXECUTION_FAILED }
+}
+
+/// Makes a product and accounts for it.
+fn product(state: &mut State, description: &Description, scalars: (f32, f32), matrices: [(u64, Layout); 4]) -> Status {
     if state.healthy().is_err() {
         return EXECUTION_FAILED;
     }
     let memory = state.device.memory.clone();
-    let [a_layout, b_layout, c_layout, d_layout] = layouts;
-    let outcome =
-        multiply(&memory, description, (alpha, beta), [(a, a_layout), (b, b_layout), (c, c_layout), (d, d_layout)]);
-    match outcome {
+    match multiply(&memory, description, scalars, matrices) {
         Ok(()) => {
-            let depth = if description.transpose[0] { a_layout.rows } else { a_layout.columns };
-            state.multiplied(2 * depth * d_layout.rows * d_layout.columns * d_layout.batch.max(1) as u64);
+            let [(_, a), .., (_, d)] = matrices;
+            let depth = if description.transpose[0] { a.rows } else { a.columns };
+            state.multiplied(2 * depth * d.rows * d.columns * d.batch.max(1) as u64);
             SUCCESS
         }
         Err((status, None)) => status,

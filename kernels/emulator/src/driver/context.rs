@@ -100,10 +100,6 @@ gives! {
         // SAFETY: the program's pointer.
         unsafe { give(stream, handle(number)) }
     }
-    fn cuStreamIsCapturing(_stream: Handle, status: *mut c_uint) |_state| {
-        // SAFETY: the program's pointer.
-        unsafe { give(status, 0) }
-    }
     fn cuEventCreate(event: *mut Handle, _flags: c_uint) |state| {
         let number = state.handle();
         // SAFETY: the program's pointer.
@@ -183,42 +179,30 @@ nothing! {
     cuStreamAttachMemAsync(_stream: Handle, _address: u64, _length: usize, _flags: c_uint);
 }
 
-/// Calls that would need work to be queued and replayed.
-macro_rules! unsupported {
-    ($($name:ident($($argument:ident: $kind:ty),*);)*) => {$(
-        #[unsafe(no_mangle)]
-        pub extern "C" fn $name($($argument: $kind),*) -> Code {
-            Code::NOT_SUPPORTED
-        }
-    )*};
-}
-
-unsupported! {
-    cuStreamBeginCapture_v2(_stream: Handle, _mode: c_uint);
-    cuStreamEndCapture(_stream: Handle, _graph: *mut Handle);
-}
-
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxSynchronize() -> Code {
-    call(|state| state.healthy())
+    call(|state| state.waits_for_all().and_then(|()| state.healthy()))
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuStreamSynchronize(_stream: Handle) -> Code {
-    call(|state| state.healthy())
+pub extern "C" fn cuStreamSynchronize(stream: Handle) -> Code {
+    call(|state| state.waits_for(stream).and_then(|()| state.healthy()))
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuStreamQuery(_stream: Handle) -> Code {
-    call(|state| state.healthy())
+pub extern "C" fn cuStreamQuery(stream: Handle) -> Code {
+    call(|state| state.waits_for(stream).and_then(|()| state.healthy()))
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuEventRecord(event: Handle, _stream: Handle) -> Code {
+pub extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> Code {
+    let event = event as usize;
     call(|state| {
-        let now = state.clock;
-        state.events.insert(event as usize, now);
-        Ok(())
+        state.submit(stream, move |state| {
+            let now = state.clock;
+            state.events.insert(event, now);
+            Ok(())
+        })
     })
 }
 
@@ -244,10 +228,13 @@ pub extern "C" fn cuEventDestroy_v2(event: Handle) -> Code {
 /// `function` is the program's own and takes `data`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLaunchHostFunc(
-    _stream: Handle,
+    stream: Handle,
     function: Option<unsafe extern "C" fn(*mut c_void)>,
     data: *mut c_void,
 ) -> Code {
+    if state().records(stream) {
+        return Code::NOT_SUPPORTED;
+    }
     if let Err(code) = state().healthy() {
         return code;
     }

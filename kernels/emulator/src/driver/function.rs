@@ -22,6 +22,7 @@ fn runs_on(target: &str, architecture: u32) -> bool {
 
 impl State {
     fn load(&mut self, text: Option<&str>) -> Result<usize, Code> {
+        self.may_wait()?;
         self.healthy()?;
         match self.options.inject {
             Some(Inject::Image) => return Err(Code::NO_BINARY_FOR_GPU),
@@ -52,6 +53,7 @@ impl State {
 
     fn launch(
         &mut self,
+        stream: Handle,
         handle: Handle,
         shape: Shape,
         arguments: impl Fn(&[(u32, u32)]) -> Option<Vec<Vec<u8>>>,
@@ -70,13 +72,19 @@ impl State {
             return Err(Code::INVALID_VALUE);
         }
         let Some(bytes) = arguments(&program.parameters) else { return Err(Code::INVALID_VALUE) };
-        let slices: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
-        let outcome = self.device.launch(&loaded, &name, shape, &slices).map_err(|refusal| {
-            eprintln!("safedepth-emulator: {refusal}");
-            if matches!(refusal, Refusal::NoSuchKernel(_)) { Code::NOT_FOUND } else { Code::INVALID_VALUE }
-        })?;
-        self.finish(&name, shape, &outcome.reports, &outcome.counts);
-        Ok(())
+        if !self.records(stream) {
+            self.called(&name);
+        }
+        self.submit(stream, move |state| {
+            state.healthy()?;
+            let slices: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
+            let outcome = state.device.launch(&loaded, &name, shape, &slices).map_err(|refusal| {
+                eprintln!("safedepth-emulator: {refusal}");
+                if matches!(refusal, Refusal::NoSuchKernel(_)) { Code::NOT_FOUND } else { Code::INVALID_VALUE }
+            })?;
+            state.finish(&name, shape, &outcome.reports, &outcome.counts);
+            Ok(())
+        })
     }
 }
 
@@ -140,7 +148,10 @@ pub unsafe extern "C" fn cuModuleLoad(module: *mut Handle, path: *const c_char) 
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuModuleUnload(module: Handle) -> Code {
-    call(|state| state.modules.remove(&(module as usize)).map(drop).ok_or(Code::INVALID_HANDLE))
+    call(|state| {
+        state.may_wait()?;
+        state.modules.remove(&(module as usize)).map(drop).ok_or(Code::INVALID_HANDLE)
+    })
 }
 
 /// # Safety
@@ -196,7 +207,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
     block_y: c_uint,
     block_z: c_uint,
     shared: c_uint,
-    _stream: Handle,
+    stream: Handle,
     parameters: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> Code {
@@ -217,7 +228,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
         }
         sizes.iter().enumerate().map(argument).collect()
     };
-    call(|state| state.launch(function, shape, arguments))
+    call(|state| state.launch(stream, function, shape, arguments))
 }
 
 #[unsafe(no_mangle)]

@@ -8,6 +8,7 @@ type Stream = *mut c_void;
 
 impl State {
     fn allocate(&mut self, bytes: usize) -> Result<u64, Code> {
+        self.may_wait()?;
         self.healthy()?;
         if bytes == 0 {
             return Err(Code::INVALID_VALUE);
@@ -23,6 +24,7 @@ impl State {
     }
 
     fn free(&mut self, address: u64) -> Result<(), Code> {
+        self.may_wait()?;
         if address == 0 || self.device.memory.free(address) { Ok(()) } else { Err(Code::INVALID_VALUE) }
     }
 
@@ -104,7 +106,10 @@ pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> Code 
 /// # Safety
 /// As cuda.h's function.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocAsync(address: *mut u64, bytes: usize, _stream: Stream) -> Code {
+pub unsafe extern "C" fn cuMemAllocAsync(address: *mut u64, bytes: usize, stream: Stream) -> Code {
+    if super::state().records(stream) {
+        return Code::NOT_SUPPORTED;
+    }
     // SAFETY: the same contract.
     unsafe { cuMemAlloc_v2(address, bytes) }
 }
@@ -115,7 +120,10 @@ pub extern "C" fn cuMemFree_v2(address: u64) -> Code {
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuMemFreeAsync(address: u64, _stream: Stream) -> Code {
+pub extern "C" fn cuMemFreeAsync(address: u64, stream: Stream) -> Code {
+    if super::state().records(stream) {
+        return Code::NOT_SUPPORTED;
+    }
     call(|state| state.free(address))
 }
 
@@ -135,6 +143,7 @@ pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) ->
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemHostAlloc(pointer: *mut *mut c_void, bytes: usize, _flags: c_uint) -> Code {
     call(|state| {
+        state.may_wait()?;
         let mut block = vec![0u128; bytes.div_ceil(16).max(1)];
         let start = block.as_mut_ptr().cast::<c_void>();
         state.host.insert(start as usize, block);
@@ -145,82 +154,112 @@ pub unsafe extern "C" fn cuMemHostAlloc(pointer: *mut *mut c_void, bytes: usize,
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFreeHost(pointer: *mut c_void) -> Code {
-    call(|state| state.host.remove(&(pointer as usize)).map(drop).ok_or(Code::INVALID_VALUE))
+    call(|state| {
+        state.may_wait()?;
+        state.host.remove(&(pointer as usize)).map(drop).ok_or(Code::INVALID_VALUE)
+    })
+}
+
+/// What the host holds at an address when a stream comes to it; the program vouches for it then.
+#[derive(Clone, Copy)]
+struct Host(*mut u8, usize);
+
+// SAFETY: an address, which is read only when the driver may.
+unsafe impl Send for Host {}
+// SAFETY: as above.
+unsafe impl Sync for Host {}
+
+impl Host {
+    /// # Safety
+    /// The range is valid for reads.
+    unsafe fn bytes<'h>(self) -> &'h [u8] {
+        if self.1 == 0 {
+            return &[];
+        }
+        // SAFETY: the caller's contract.
+        unsafe { std::slice::from_raw_parts(self.0, self.1) }
+    }
+
+    /// # Safety
+    /// The range is valid for writes, and no one else's.
+    unsafe fn bytes_mut<'h>(self) -> &'h mut [u8] {
+        if self.1 == 0 {
+            return &mut [];
+        }
+        // SAFETY: the caller's contract; zeroing makes it initialised.
+        unsafe {
+            self.0.write_bytes(0, self.1);
+            std::slice::from_raw_parts_mut(self.0, self.1)
+        }
+    }
 }
 
 /// # Safety
 /// As cuda.h's function: `from` holds `bytes` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyHtoD_v2(to: u64, from: *const c_void, bytes: usize) -> Code {
-    if bytes == 0 {
-        return Code::SUCCESS;
-    }
     // SAFETY: the program vouches for the range.
-    let from = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), bytes) };
-    call(|state| state.upload("cuMemcpyHtoD", to, from))
+    let from = unsafe { Host(from.cast_mut().cast(), bytes).bytes() };
+    call(|state| state.may_wait().and_then(|()| state.upload("cuMemcpyHtoD", to, from)))
 }
 
 /// # Safety
-/// As cuda.h's function: `from` holds `bytes` bytes.
+/// As cuda.h's function: `from` holds `bytes` bytes, at each launch of a graph too.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, _stream: Stream) -> Code {
-    // SAFETY: the same contract.
-    unsafe { cuMemcpyHtoD_v2(to, from, bytes) }
+pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, stream: Stream) -> Code {
+    let from = Host(from.cast_mut().cast(), bytes);
+    // SAFETY: the program vouches for the range.
+    call(|state| state.submit(stream, move |state| state.upload("cuMemcpyHtoDAsync", to, unsafe { from.bytes() })))
 }
 
 /// # Safety
 /// As cuda.h's function: `to` has room for `bytes` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyDtoH_v2(to: *mut c_void, from: u64, bytes: usize) -> Code {
-    call(|state| {
-        if bytes == 0 {
-            return Ok(());
-        }
-        // SAFETY: the program vouches for the range; zeroing it first makes it initialised.
-        let to = unsafe {
-            to.cast::<u8>().write_bytes(0, bytes);
-            std::slice::from_raw_parts_mut(to.cast::<u8>(), bytes)
-        };
-        state.download("cuMemcpyDtoH", to, from)
-    })
+    // SAFETY: the program vouches for the range.
+    let to = unsafe { Host(to.cast(), bytes).bytes_mut() };
+    call(|state| state.may_wait().and_then(|()| state.download("cuMemcpyDtoH", to, from)))
 }
 
 /// # Safety
-/// As cuda.h's function: `to` has room for `bytes` bytes.
+/// As cuda.h's function: `to` has room for `bytes` bytes, at each launch of a graph too.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, _stream: Stream) -> Code {
-    // SAFETY: the same contract.
-    unsafe { cuMemcpyDtoH_v2(to, from, bytes) }
+pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, stream: Stream) -> Code {
+    let to = Host(to.cast(), bytes);
+    // SAFETY: the program vouches for the range.
+    call(|state| {
+        state.submit(stream, move |state| state.download("cuMemcpyDtoHAsync", unsafe { to.bytes_mut() }, from))
+    })
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) -> Code {
-    call(|state| state.copy("cuMemcpyDtoD", to, from, bytes))
+    call(|state| state.may_wait().and_then(|()| state.copy("cuMemcpyDtoD", to, from, bytes)))
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, _stream: Stream) -> Code {
-    call(|state| state.copy("cuMemcpyDtoDAsync", to, from, bytes))
+pub extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: Stream) -> Code {
+    call(|state| state.submit(stream, move |state| state.copy("cuMemcpyDtoDAsync", to, from, bytes)))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemsetD8_v2(to: u64, value: u8, count: usize) -> Code {
-    call(|state| state.fill("cuMemsetD8", to, &[value], count))
+    call(|state| state.may_wait().and_then(|()| state.fill("cuMemsetD8", to, &[value], count)))
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD8Async(to: u64, value: u8, count: usize, _stream: Stream) -> Code {
-    call(|state| state.fill("cuMemsetD8Async", to, &[value], count))
+pub extern "C" fn cuMemsetD8Async(to: u64, value: u8, count: usize, stream: Stream) -> Code {
+    call(|state| state.submit(stream, move |state| state.fill("cuMemsetD8Async", to, &[value], count)))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemsetD32_v2(to: u64, value: c_uint, count: usize) -> Code {
-    call(|state| state.fill("cuMemsetD32", to, &value.to_le_bytes(), count))
+    call(|state| state.may_wait().and_then(|()| state.fill("cuMemsetD32", to, &value.to_le_bytes(), count)))
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD32Async(to: u64, value: c_uint, count: usize, _stream: Stream) -> Code {
-    call(|state| state.fill("cuMemsetD32Async", to, &value.to_le_bytes(), count))
+pub extern "C" fn cuMemsetD32Async(to: u64, value: c_uint, count: usize, stream: Stream) -> Code {
+    call(|state| state.submit(stream, move |state| state.fill("cuMemsetD32Async", to, &value.to_le_bytes(), count)))
 }
 
 /// The pool of the device: one, whose settings change nothing here.

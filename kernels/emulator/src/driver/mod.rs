@@ -1,10 +1,11 @@
 //! The C functions of libcuda that a cudarc program calls. All of them share one state behind a lock; work is done when
-//! it is asked for, so a stream is always empty and an event always reached. Faults found in a launch are printed, and
+//! it is asked for, so a stream is always empty and an event always reached; only what a stream records (`graph.rs`) waits. Faults found in a launch are printed, and
 //! come back as a CUDA error at the next call that waits for the device, as on a GPU.
 
 mod context;
 mod errors;
 mod function;
+mod graph;
 mod image;
 mod memory;
 mod settings;
@@ -41,6 +42,10 @@ pub struct State {
     pub functions: Vec<Function>,
     /// Time of each event, in emulated nanoseconds.
     pub events: HashMap<usize, u64>,
+    /// Recordings under way, by their stream.
+    pub captures: HashMap<usize, graph::Capture>,
+    /// Graphs, executable or not.
+    pub graphs: HashMap<usize, graph::Graph>,
     /// Pinned host memory by address.
     pub host: HashMap<usize, Vec<u128>>,
     pub next_handle: usize,
@@ -61,8 +66,11 @@ static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| {
         modules: HashMap::new(),
         functions: Vec::new(),
         events: HashMap::new(),
+        captures: HashMap::new(),
+        graphs: HashMap::new(),
         host: HashMap::new(),
-        next_handle: 1,
+        // 1 and 2 are the legacy stream and a thread's own.
+        next_handle: 2,
         clock: 0,
         launches: 0,
         fault: None,
@@ -102,6 +110,13 @@ impl State {
     /// The clock moves by the time that a product of so many FLOP takes.
     pub fn multiplied(&mut self, flop: u64) {
         self.clock += flop.div_ceil(MULTIPLIED);
+    }
+
+    /// Notes a call by which the program gives the device kernels to run.
+    pub fn called(&self, what: &str) {
+        if let Some(path) = &self.options.calls {
+            append(path, &format!("{what}\n"));
+        }
     }
 
     /// Accounts for a finished launch: prints and records its reports.

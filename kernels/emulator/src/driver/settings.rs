@@ -38,6 +38,7 @@ pub struct Options {
     pub inject: Option<Inject>,
     pub report: Option<String>,
     pub counts: Option<String>,
+    pub calls: Option<String>,
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -80,6 +81,7 @@ impl Options {
             inject: parsed("INJECT", None, |text| Inject::parse(text).map(Some)),
             report: variable("REPORT"),
             counts: variable("COUNTS"),
+            calls: variable("CALLS"),
         }
     }
 
