@@ -40,11 +40,11 @@ fn main() -> ExitCode {
 
 fn isa(device: Option<&str>) -> Result<ExitCode, String> {
     let wrong = match device {
-        None => isa::compare(|case| case.emulate(Settings::default())),
+        None => isa::compare(true, |case| case.emulate(Settings::default())),
         Some("gpu") => {
             let gpu = Gpu::open()?;
             eprintln!("safedepth-emulator: on {}", gpu.name);
-            isa::compare(|case| gpu.run(case))
+            isa::compare(gpu.hopper, |case| gpu.run(case))
         }
         Some("ptx") => {
             isa::cases::all().iter().for_each(|case| println!("// {}\n{}", case.name, case.ptx()));

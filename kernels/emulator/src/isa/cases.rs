@@ -1,6 +1,6 @@
 //! The instructions, their inputs and how exact their answers must be.
 
-use super::{Case, Output, matrices};
+use super::{Case, Output, hopper, matrices};
 
 /// Every kind of f32: zeros, ties, halves, large, small, subnormal, infinite, NaN.
 pub const FLOATS: [f32; 32] = [
@@ -104,7 +104,7 @@ fn halves(bf16: bool, row: usize) -> [u32; 32] {
 }
 
 fn case(name: &str, body: String, inputs: Vec<[u32; 32]>, outputs: usize, output: Output) -> Case {
-    Case { name: name.into(), body, inputs, outputs, output }
+    Case { name: name.into(), ..Case::new(body, inputs, outputs, output) }
 }
 
 /// `name %d0, %a0, %a1, ...;`
@@ -384,5 +384,6 @@ pub fn all() -> Vec<Case> {
     conversions(&mut all);
     exchanges(&mut all);
     matrices::all(&mut all);
+    hopper::all(&mut all);
     all
 }

@@ -5,6 +5,10 @@ use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 
 type Handle = *mut c_void;
 
+/// Attributes of a device: the two numbers of its compute capability.
+const MAJOR: c_int = 75;
+const MINOR: c_int = 76;
+
 /// Symbols of libcuda. The library stays loaded until the program ends.
 struct Driver {
     library: Handle,
@@ -40,6 +44,8 @@ macro_rules! driver {
 pub struct Gpu {
     driver: Driver,
     pub name: String,
+    /// It is of compute capability 9.0.
+    pub hopper: bool,
 }
 
 impl Gpu {
@@ -52,9 +58,13 @@ impl Gpu {
         driver!(driver, c"cuDeviceGetName"(name.as_mut_ptr() => *mut c_char, 255 => c_int, device => c_int));
         driver!(driver, c"cuDevicePrimaryCtxRetain"(&mut context => *mut Handle, device => c_int));
         driver!(driver, c"cuCtxSetCurrent"(context => Handle));
+        let mut capability = [0 as c_int; 2];
+        for (value, attribute) in capability.iter_mut().zip([MAJOR, MINOR]) {
+            driver!(driver, c"cuDeviceGetAttribute"(value => *mut c_int, attribute => c_int, device => c_int));
+        }
         // SAFETY: the driver ends the name with a zero byte.
         let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
-        Ok(Self { driver, name })
+        Ok(Self { driver, name, hopper: capability == [9, 0] })
     }
 
     pub fn run(&self, case: &Case) -> Result<Answer, String> {
@@ -70,7 +80,7 @@ impl Gpu {
         driver!(self.driver, c"cuMemcpyHtoD_v2"(source => u64, input.as_ptr().cast() => *const c_void, input.len() => usize));
         let mut arguments: [*mut c_void; 2] = [(&raw mut source).cast(), (&raw mut target).cast()];
         driver!(self.driver, c"cuLaunchKernel"(
-            function => Handle, 1 => c_uint, 1 => c_uint, 1 => c_uint, 32 => c_uint, 1 => c_uint, 1 => c_uint,
+            function => Handle, 1 => c_uint, 1 => c_uint, 1 => c_uint, case.threads() => c_uint, 1 => c_uint, 1 => c_uint,
             0 => c_uint, std::ptr::null_mut() => Handle, arguments.as_mut_ptr() => *mut *mut c_void,
             std::ptr::null_mut() => *mut *mut c_void
         ));

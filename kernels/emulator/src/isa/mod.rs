@@ -4,6 +4,7 @@
 
 pub mod cases;
 pub mod gpu;
+mod hopper;
 mod matrices;
 
 use crate::device::{Device, Shape};
@@ -33,27 +34,43 @@ pub struct Case {
     pub inputs: Vec<[u32; 32]>,
     pub outputs: usize,
     pub output: Output,
+    /// Of compute capability 9.0 alone. Four warps execute the body, with `%thread` beside `%lane`; `%first` is warp 0.
+    pub hopper: bool,
 }
 
 /// A row of lanes for each output.
 pub type Answer = Vec<[u32; 32]>;
 
 impl Case {
-    /// The kernel of this case, a whole module. `tile` is 2 KiB of shared memory, `%in` and `%out` the lane's places.
+    /// Without a name yet.
+    fn new(body: String, inputs: Vec<[u32; 32]>, outputs: usize, output: Output) -> Self {
+        Self { name: String::new(), body, inputs, outputs, output, hopper: false }
+    }
+
+    /// Threads of its one block.
+    pub fn threads(&self) -> u32 {
+        if self.hopper { 128 } else { 32 }
+    }
+
+    /// The kernel of this case, a whole module. `tile` is 4 KiB of shared memory, `%in` and `%out` the lane's places.
     pub fn ptx(&self) -> String {
         let loads: String =
             (0..self.inputs.len()).map(|row| format!("    ld.global.u32 %a{row}, [%in+{}];\n", 128 * row)).collect();
-        let stores: String =
-            (0..self.outputs).map(|row| format!("    st.global.u32 [%out+{}], %d{row};\n", 128 * row)).collect();
+        let stores: String = (0..self.outputs)
+            .map(|row| format!("    @%first st.global.u32 [%out+{}], %d{row};\n", 128 * row))
+            .collect();
+        let target = if self.hopper { "sm_90a" } else { "sm_80" };
         format!(
-            ".version 8.0\n.target sm_80\n.address_size 64\n\n\
-             .visible .entry isa(.param .u64 source, .param .u64 target)\n.maxntid 32\n{{\n    \
+            ".version 8.0\n.target {target}\n.address_size 64\n\n\
+             .visible .entry isa(.param .u64 source, .param .u64 target)\n.maxntid {}\n{{\n    \
              .reg .b32 %a<8>, %d<4>, %t<8>;\n    .reg .b64 %in, %out, %w<8>;\n    .reg .f32 %f<8>;\n    \
-             .reg .f64 %x<4>;\n    .reg .b16 %h<8>;\n    .reg .pred %p<4>;\n    .reg .u32 %lane, %tile;\n    \
-             .shared .align 16 .b8 tile[2048];\n    \
-             ld.param.u64 %in, [source];\n    ld.param.u64 %out, [target];\n    mov.u32 %lane, %tid.x;\n    \
+             .reg .f64 %x<4>;\n    .reg .b16 %h<8>;\n    .reg .pred %p<4>, %first;\n    .reg .u32 %lane, %thread, %tile;\n    \
+             .shared .align 1024 .b8 tile[4096];\n    \
+             ld.param.u64 %in, [source];\n    ld.param.u64 %out, [target];\n    mov.u32 %thread, %tid.x;\n    \
+             and.b32 %lane, %thread, 31;\n    setp.lt.u32 %first, %thread, 32;\n    \
              mov.u32 %tile, tile;\n    mul.wide.u32 %w0, %lane, 4;\n    add.s64 %in, %in, %w0;\n    \
              add.s64 %out, %out, %w0;\n{loads}    {}\n{stores}    ret;\n}}\n",
+            self.threads(),
             self.body.trim()
         )
     }
@@ -77,7 +94,7 @@ impl Case {
         if let Some((buffer, _)) = device.memory.find(source) {
             buffer.write(0, &input);
         }
-        let shape = Shape { grid: [1; 3], block: [32, 1, 1], dynamic_shared: 0 };
+        let shape = Shape { grid: [1; 3], block: [self.threads(), 1, 1], dynamic_shared: 0 };
         let outcome = device
             .launch(&loaded, "isa", shape, &[&source.to_le_bytes(), &target.to_le_bytes()])
             .map_err(|refusal| format!("{}: {refusal}", self.name))?;
@@ -142,12 +159,13 @@ pub fn parse(text: &str) -> HashMap<String, Answer> {
     all
 }
 
-/// Runs every case with `run` and prints which answers differ from the golden ones; gives their number.
-pub fn compare(mut run: impl FnMut(&Case) -> Result<Answer, String>) -> usize {
+/// Runs every case that the device has (`hopper`: those of compute capability 9.0 too) with `run` and prints which answers
+/// differ from the golden ones; gives their number.
+pub fn compare(hopper: bool, mut run: impl FnMut(&Case) -> Result<Answer, String>) -> usize {
     let golden = golden();
     let (mut wrong, mut all) = (0, 0);
     println!("instruction,verdict,row,lane,answer,golden");
-    for case in cases::all() {
+    for case in cases::all().into_iter().filter(|case| hopper || !case.hopper) {
         all += 1;
         let verdict = match (run(&case), golden.get(&case.name)) {
             (Ok(answer), Some(golden)) => {
