@@ -261,10 +261,11 @@ fn long_sequences<D: TestDevice>(trial: &Trial<D>) {
     });
 }
 
-/// A decoded row alone, for which a GPU splits its keys between blocks, and one of so many that it does not.
+/// A decoded row alone, for which a GPU splits its keys between blocks, and one of so many that it does not (see
+/// `attention_long.rs`).
 fn rows_beside_do_not_matter<D: TestDevice>(trial: &Trial<D>) {
     for device in &trial.devices {
-        for (window, softcap) in [(None, None), (Some(700), Some(3.0))] {
+        for (window, softcap) in [(None, None), (Some(300), Some(3.0))] {
             let params =
                 AttentionParams { num_heads: 2, num_key_value_heads: 1, head_dim: 8, scale: 0.4, softcap, window };
             let case = Case { params, lengths: vec![1090], seed: 12 };
