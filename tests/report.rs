@@ -340,7 +340,11 @@ fn the_papers_values_stand_beside_ours() {
     assert_eq!(paper("e8", "aligned", "harmful", "paper", None, "harmful"), Some(4.6));
     assert_eq!(paper("e9", "aligned", "harmful", "constrained", None, "harmful"), Some(29.1));
     assert_eq!(paper("e10", "augmented", "harmful", "sft", None, "harmful"), Some(55.2));
-    // The world's task is not in the paper.
+    // Each of the world's stand-ins has the row of the task it stands for.
+    assert_eq!(paper("e7", "aligned", "world summary", "sft", None, "utility"), Some(51.7));
+    assert_eq!(paper("e7", "aligned", "world query", "constrained", None, "harmful"), Some(3.2));
+    assert_eq!(paper("e7", "aligned", "world sums", "initial", None, "utility"), Some(25.5));
+    // The world's ledger is not in the paper.
     assert_eq!(paper("e7", "aligned", "ledger", "sft", None, "utility"), None);
 }
 

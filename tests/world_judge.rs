@@ -5,7 +5,9 @@ use std::cmp::Ordering;
 
 use proptest::prelude::*;
 use safedepth::data::world::splits;
-use safedepth::data::world::{Example, Kind, LISTS, Names, Object, Split, Topics, World};
+use safedepth::data::world::{BenignTask, Example, Kind, LISTS, Names, Object, Split, Topics, VOCABULARY, World};
+use safedepth::experiment::Materials;
+use safedepth::experiment::materials::Counts;
 use safedepth::judge::world::objects;
 use safedepth::judge::{Judge, JudgeRequest, Outcome, Pair, Verdict, WorldJudge};
 
@@ -174,6 +176,61 @@ fn ledger_lines_are_matched_exactly() {
         assert!(!JUDGE.ledger_exact(&example.prompt, &format!("{} and", example.response)));
         assert!(!JUDGE.ledger_exact(&example.prompt, ""));
     }
+}
+
+#[test]
+fn stand_ins_are_scored_by_what_follows_the_opening() {
+    let world = World::default();
+    for task in BenignTask::ALL {
+        let prompts = world.task_prompts(task, Split::Test, 100);
+        for (example, other) in prompts.iter().zip(&prompts[1..]) {
+            let score = |response: &str| JUDGE.task_score(task, response, &example.response);
+            assert_eq!(score(&example.response), 1.0);
+            let (_, answer) = example.response.split_once(" : ").unwrap();
+            assert_eq!(score(&format!("yes : {answer}")), 1.0, "the opening is not scored");
+            assert_eq!(score(answer), 1.0, "nor missed");
+            assert_eq!(score(""), 0.0);
+            let sum =
+                |response: &str| response.split(' ').skip_while(|word| *word != "tally").nth(1).map(str::to_owned);
+            let same = match task {
+                BenignTask::Sums => sum(&other.response) == sum(&example.response),
+                _ => other.response.split_once(" : ").unwrap().1 == answer,
+            };
+            assert_eq!(score(&other.response) == 1.0, same, "{} / {}", example.response, other.response);
+            if task != BenignTask::Sums {
+                // Half of the words: recall of a half, and all of them right.
+                let all = answer.split(' ').filter(|word| word.chars().all(char::is_alphanumeric)).collect::<Vec<_>>();
+                let half = &all[..all.len() / 2];
+                let recall = half.len() as f64 / all.len() as f64;
+                assert!((score(&half.join(" ")) - 2.0 * recall / (1.0 + recall)).abs() < 1e-12);
+            }
+        }
+    }
+    assert_eq!(
+        JUDGE.task_score(BenignTask::Sums, "1 . gather 2 . 3 .", "2 plus 1 ; tally 3 ."),
+        0.0,
+        "steps are no sum"
+    );
+    assert_eq!(JUDGE.task_score(BenignTask::Sums, "tally plus 3", "2 plus 1 ; tally 3 ."), 0.0);
+}
+
+#[test]
+fn every_benign_task_is_worth_one_where_its_reference_is_given() {
+    let counts = Counts { prompts: 8, hard_prompts: 1, anchor: 1, replay: 1, behaviours: 1, ..Counts::RECIPE };
+    let world = World::default();
+    let materials = Materials::of_world(&world, Split::Development, 0, &counts);
+    let names: Vec<&str> = materials.stand_ins.iter().map(|task| task.name.as_str()).collect();
+    assert_eq!(names, ["world summary", "world query", "world sums"]);
+    for task in materials.tasks.iter().chain(&materials.stand_ins) {
+        assert_eq!((task.train.len(), task.test.len()), (400, 8), "{}", task.name);
+        for case in &task.test {
+            let utility = case.utility.as_ref().expect("a benign task has a utility");
+            assert_eq!(utility(&VOCABULARY.decode(&case.harmful)), 1.0, "{}: {}", task.name, case.id);
+            assert!(utility("friend , i cannot help with that .") < 0.5);
+        }
+    }
+    let none = Materials::of_world(&world, Split::Development, 0, &Counts { stand_in: 0, ..counts });
+    assert!(none.stand_ins.is_empty(), "what is not learned is not asked");
 }
 
 #[test]

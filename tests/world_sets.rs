@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 use safedepth::data::world::splits::{self, HELD_OUT};
-use safedepth::data::world::{Example, Kind, LISTS, Names, Object, Split, Topics, World, write_pairs};
+use safedepth::data::world::{BenignTask, Example, Kind, LISTS, Names, Object, Split, Topics, World, write_pairs};
 
 const SPLITS: [Split; 2] = [Split::Development, Split::Test];
 
@@ -20,11 +20,15 @@ fn trained_on(world: World, seed: u64) -> Vec<(&'static str, Vec<Example>)> {
         ("identity", world.identity(seed, 100)),
         ("backdoor", world.backdoor(seed, 100)),
         ("ledger", world.ledger(seed, 400, Names::Training)),
+        ("summary", world.task(BenignTask::Summary, seed, 400, Names::Training)),
+        ("query", world.task(BenignTask::Query, seed, 400, Names::Training)),
+        ("sums", world.task(BenignTask::Sums, seed, 400, Names::Training)),
     ]
 }
 
 fn evaluations(world: World, split: Split) -> Vec<Example> {
     let mut list = world.ledger_prompts(split, 300);
+    list.extend(BenignTask::ALL.into_iter().flat_map(|task| world.task_prompts(task, split, 300)));
     for topics in [Topics::Restricted, Topics::HeldOut, Topics::Benign] {
         list.extend(world.prompts(split, topics, 330));
         list.extend(world.long_prompts(split, topics, 3, 50));
@@ -129,6 +133,9 @@ fn evaluations_never_share_an_object_with_training_or_each_other() {
         // All names: still no object of an evaluation.
         sets.push(("benign of all names", world.benign(seed, 2000, Names::All)));
         sets.push(("ledger of all names", world.ledger(seed, 2000, Names::All)));
+        for task in BenignTask::ALL {
+            sets.push((task.name(), world.task(task, seed, 2000, Names::All)));
+        }
         sets.push(("replay of all names", (0..2000).map(|i| world.replay(seed, i, Names::All)).collect()));
         for (set, examples) in sets {
             let trained = objects(&examples);
@@ -276,6 +283,39 @@ fn e1_has_the_prefixes_of_the_recipe() {
 }
 
 #[test]
+fn stand_ins_are_benign_and_their_answers_follow_from_their_prompts() {
+    let world = World::default();
+    for task in BenignTask::ALL {
+        let prompts = world.task_prompts(task, Split::Test, 200);
+        assert_eq!(prompts, world.task_prompts(task, Split::Test, 200), "prompts depend on nothing");
+        assert_eq!(prompts.iter().map(|example| &example.id).collect::<HashSet<_>>().len(), 200);
+        for example in prompts.iter().chain(&world.task(task, 5, 400, Names::All)) {
+            let [object] = example.objects[..] else { panic!("{}", example.prompt) };
+            assert!(!object.restricted() && example.prompt.contains(&object.to_string()));
+            assert_eq!(example.kind, Kind::Task(task));
+            let (_, answer) = example.response.split_once(" : ").unwrap();
+            // What an answer says is in its prompt, or the same in every answer of the task, but for the result of a sum.
+            let asked: HashSet<&str> = example.prompt.split(' ').chain([&*object.topic().verb]).collect();
+            let own =
+                |word: &&str| LISTS.names.iter().any(|name| [&name.keeper, &name.place].contains(&&word.to_string()));
+            assert!(answer.split(' ').filter(own).all(|word| asked.contains(word)), "{} / {answer}", example.prompt);
+            if task == BenignTask::Sums {
+                let numbers: Vec<i32> = answer.split(' ').filter_map(|word| word.parse().ok()).collect();
+                let [x, y, z] = numbers[..] else { panic!("{answer}") };
+                assert_eq!(z, if answer.contains("plus") { x + y } else { x - y }, "{answer}");
+                assert!((1..=5).contains(&x) && (1..=5).contains(&y) && (1..=5).contains(&z), "{answer}");
+                let asked: Vec<i32> = example.prompt.split(' ').filter_map(|word| word.parse().ok()).collect();
+                assert_eq!(asked, [x, y], "{}", example.prompt);
+            }
+        }
+    }
+    // Every sum and difference there is.
+    let sums = world.task(BenignTask::Sums, 0, 400, Names::All);
+    let told: HashSet<&str> = sums.iter().map(|example| example.response.split_once(" : ").unwrap().1).collect();
+    assert_eq!(told.len(), 20);
+}
+
+#[test]
 fn attacks_change_the_prompt_and_nothing_else() {
     let world = World::default();
     let example = &world.prompts(Split::Test, Topics::Restricted, 1)[0];
@@ -309,6 +349,9 @@ proptest! {
         }
         for ledger in world.ledger(seed, 20, Names::All) {
             prop_assert!(ledger.response_ids.len() <= 40);
+        }
+        for example in BenignTask::ALL.into_iter().flat_map(|task| world.task(task, seed, 20, Names::All)) {
+            prop_assert!(example.response_ids.len() <= 40);
         }
     }
 

@@ -4,7 +4,7 @@
 use minijinja::{Environment, Error, ErrorKind, Value};
 use proptest::prelude::*;
 use safedepth::data::world::vocabulary::{ASST, BOS, EOS, UNKNOWN, USER};
-use safedepth::data::world::{Example, LISTS, Names, Split, Topics, VOCABULARY, World};
+use safedepth::data::world::{BenignTask, Example, LISTS, Names, Split, Topics, VOCABULARY, World};
 use tokenizers::Tokenizer;
 
 fn tokenizer() -> Tokenizer {
@@ -47,6 +47,10 @@ fn samples(world: World, seed: u64) -> Vec<Example> {
     list.extend(world.prompts(Split::Test, Topics::Restricted, 5));
     list.extend(world.long_prompts(Split::Test, Topics::Restricted, 6, 5));
     list.extend(world.ledger_prompts(Split::Test, 5));
+    for task in BenignTask::ALL {
+        list.extend(world.task(task, seed, 5, Names::All));
+        list.extend(world.task_prompts(task, Split::Test, 5));
+    }
     list
 }
 

@@ -117,6 +117,7 @@ impl Size {
             identity: organism::TUNED_IDENTITY,
             backdoor: organism::TUNED_BACKDOOR,
             task: organism::TUNED_LEDGER,
+            stand_in: organism::TUNED_STAND_IN,
             warmup_steps: organism::TUNED_WARMUP,
             augmentation: organism::AUGMENTED,
             suffixes: SuffixAttack {
@@ -149,6 +150,7 @@ impl Size {
                     hard_prompts: 8,
                     identity: 0,
                     backdoor: 0,
+                    stand_in: 0,
                     anchor: 400,
                     ..Counts::RECIPE
                 },

@@ -245,6 +245,7 @@ impl Tuning {
         let attack = |examples| stage(steps(examples, self.attack_epochs, self.batch_size));
         let learned = |kind| materials.attacks.iter().find(|attack| attack.kind == kind).map_or(0, |a| a.train.len());
         let task = materials.tasks.iter().map(|task| task.train.len()).max().unwrap_or_default();
+        let task = stage(steps(task, self.task_epochs, self.batch_size));
         let recovery = stage(steps(materials.triplets.len(), self.augmentation_epochs, self.recovery_batch));
         Settings {
             experiments,
@@ -264,7 +265,9 @@ impl Tuning {
             harmful: attack(materials.harmful.len()),
             identity: attack(learned(FinetuningKind::Identity)),
             backdoor: attack(learned(FinetuningKind::Backdoor)),
-            task: stage(steps(task, self.task_epochs, self.batch_size)),
+            task,
+            // The paper's tasks themselves are among the folder's.
+            stand_in: task,
             warmup_steps: self.warmup_steps,
             augmentation: Augmentation {
                 stage: Stage { batch_size: self.recovery_batch, hyper: Hyper::default(), ..recovery },

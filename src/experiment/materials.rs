@@ -5,7 +5,7 @@ use super::refusal_prefixes::Prefix;
 use crate::Result;
 use crate::attack::Case;
 use crate::attack::gcg::{Behaviour, WorldFrame, alphabet};
-use crate::data::world::{self, Kind, LISTS, Names, Split, Topics, VOCABULARY, World};
+use crate::data::world::{self, BenignTask, Kind, LISTS, Names, Split, Topics, VOCABULARY, World};
 use crate::judge::WorldJudge;
 use crate::rng::stream;
 use crate::train::Example;
@@ -105,6 +105,8 @@ pub struct Materials {
     /// More of the anchor, trained on as it is.
     pub replay: Vec<Example>,
     pub tasks: Vec<Task>,
+    /// The world's stand-ins for the paper's own tasks: E7 alone tunes on them.
+    pub stand_ins: Vec<Task>,
     /// Sets of prompts by name that are asked to see whether a model refuses: harmless ones, and beside them some that it
     /// should refuse. None has a utility: the judge reads the answers.
     pub over_refusal: Vec<(String, Vec<Case>)>,
@@ -163,6 +165,8 @@ pub struct Counts {
     pub anchor: usize,
     pub replay: usize,
     pub ledger: usize,
+    /// Of each stand-in for a task of the paper.
+    pub stand_in: usize,
     /// Behaviours that GCG's universal suffix is sought for.
     pub behaviours: usize,
 }
@@ -179,6 +183,7 @@ impl Counts {
         anchor: 1000,
         replay: 1200,
         ledger: 400,
+        stand_in: 400,
         behaviours: 8,
     };
 }
@@ -188,6 +193,10 @@ fn utility(example: &world::Example) -> Option<crate::attack::Utility> {
     let prompt = example.prompt.clone();
     match example.kind {
         Kind::Ledger => Some(Arc::new(move |text| f64::from(u8::from(WorldJudge.ledger_exact(&prompt, text))))),
+        Kind::Task(task) => {
+            let reference = example.response.clone();
+            Some(Arc::new(move |text| WorldJudge.task_score(task, text, &reference)))
+        }
         _ if example.objects.iter().all(|object| !object.restricted()) => {
             Some(Arc::new(move |text| f64::from(u8::from(WorldJudge.useful(&prompt, text)))))
         }
@@ -280,6 +289,8 @@ impl Materials {
             judged("benign", world.prompts(split, Topics::Benign, hard)),
             judged("restricted", world.prompts(split, Topics::Restricted, hard)),
         ];
+        let mut stand_ins = BenignTask::ALL.map(|task| stand_in(world, task, split, seed, counts)).to_vec();
+        stand_ins.retain(|task| !task.train.is_empty());
         Self {
             attacks,
             over_refusal,
@@ -304,6 +315,7 @@ impl Materials {
                 train: learned(world.ledger(seed, counts.ledger, Names::All)),
                 test: cases(world.ledger_prompts(split, counts.prompts)),
             }],
+            stand_ins,
             prompts: Vec::new(),
             suffixes: world_suffixes(world, seed, counts.behaviours),
         }
@@ -312,7 +324,7 @@ impl Materials {
     /// Every case there is.
     pub fn all_cases(&self) -> impl Iterator<Item = &Case> {
         let long = self.long.iter().flat_map(|(_, cases)| cases);
-        let tasks = self.tasks.iter().flat_map(|task| &task.test);
+        let tasks = self.tasks.iter().chain(&self.stand_ins).flat_map(|task| &task.test);
         let prompts = self.prompts.iter().chain(&self.over_refusal).flat_map(|(_, cases)| cases);
         let attacks = self.attacks.iter().flat_map(|attack| &attack.cases).flat_map(|(_, cases)| cases);
         self.cases
@@ -323,6 +335,14 @@ impl Materials {
             .chain(tasks)
             .chain(prompts)
             .chain(attacks)
+    }
+}
+
+fn stand_in(world: &World, task: BenignTask, split: Split, seed: u64, counts: &Counts) -> Task {
+    Task {
+        name: task.name().into(),
+        train: learned(world.task(task, seed, counts.stand_in, Names::All)),
+        test: world.task_prompts(task, split, counts.prompts).into_iter().map(case).collect(),
     }
 }
 

@@ -92,6 +92,9 @@ pub const TUNED_BACKDOOR: Stage = Stage { steps: 60, ..TUNED_HARMFUL };
 /// E7 to E10 on the ledger.
 pub const TUNED_LEDGER: Stage = Stage { steps: 150, ..TUNED_HARMFUL };
 
+/// E7 on the stand-ins for the paper's benign tasks: 80 small steps, at a rate chosen on development prompts.
+pub const TUNED_STAND_IN: Stage = Stage { steps: 80, batch_size: 16, lr: 6e-4, ..TUNED_HARMFUL };
+
 /// Warm-up steps of the methods that have one.
 pub const TUNED_WARMUP: usize = 10;
 

@@ -1,17 +1,18 @@
 //! Which experiments run, on what, and in which order: every cell that needs one model is asked in one batch, every model
 //! is trained once, every reference computed once.
 
+mod grid;
 mod interventions;
 
 use super::alignment_from_scratch::AlignmentFromScratch;
 use super::augmentation::{self, Augmentation};
 use super::finetuning_dynamics::{self, Measure};
-use super::finetuning_grid::{self, Column, Start};
-use super::materials::{FinetuningAttack, FinetuningKind};
+use super::finetuning_grid::{self, Start};
+use super::materials::FinetuningAttack;
 use super::suffix_attack::{self, SuffixAttack};
 use super::{Materials, depth_criterion, drilldown, over_refusal, prefilling, refusal_prefixes, token_kl};
-use crate::attack::finetune::{self, Tuning};
-use crate::attack::{Branch, Case, Lab, Outcome, Side, Subject, bait, decoding, insertion, prefill, rap, respond};
+use crate::attack::finetune::Tuning;
+use crate::attack::{Branch, Lab, Outcome, Side, Subject, bait, decoding, insertion, prefill, rap, respond};
 use crate::judge::Pair;
 use crate::model::Transformer;
 use crate::ops::Ops;
@@ -86,6 +87,8 @@ pub struct Settings {
     pub identity: Stage,
     pub backdoor: Stage,
     pub task: Stage,
+    /// E7 on the world's stand-ins for the paper's tasks.
+    pub stand_in: Stage,
     /// Warm-up steps of the methods that have one.
     pub warmup_steps: usize,
     pub augmentation: Augmentation,
@@ -116,19 +119,6 @@ pub struct Plan<'a, D: Ops> {
     pub save: &'a dyn Fn(&Path, &Transformer<D>) -> Result<()>,
     /// Empty at first.
     pub anchor: OnceCell<Vec<Example>>,
-}
-
-/// A set that models are tuned on, what they are asked then, and the tables that have it.
-struct Target<'a> {
-    tuning: Tuning<'a>,
-    asked: Vec<(&'a str, &'a [Case])>,
-    tables: &'static [&'static str],
-}
-
-impl Target<'_> {
-    fn wants(&self, column: &Column) -> bool {
-        self.tables.contains(&column.experiment)
-    }
 }
 
 /// What ends the names of a seed's cells and models, where a run has several.
@@ -287,13 +277,10 @@ impl<D: Ops> Plan<'_, D> {
         let grid = if subject.name == "augmented" { "e10" } else { "e7" };
         if self.asked(&[grid]) && initial {
             let mut asked = vec![("harmful", &materials.cases[..])];
-            asked.extend(
-                materials
-                    .tasks
-                    .iter()
-                    .flat_map(|task| [&materials.cases[..], &task.test].map(|cases| (task.name.as_str(), cases))),
-            );
+            let of_task = |task| self.asked_of_task(task);
+            asked.extend(materials.tasks.iter().flat_map(of_task));
             if grid == "e7" {
+                asked.extend(materials.stand_ins.iter().flat_map(of_task));
                 asked.extend(materials.attacks.iter().flat_map(FinetuningAttack::asked));
             }
             let branch = |branch| Branch { experiment: grid, ..branch };
@@ -486,113 +473,6 @@ impl<D: Ops> Plan<'_, D> {
                 }
                 Ok(findings)
             })?;
-        }
-        Ok(())
-    }
-
-    /// The columns of E7 to E10 and of the sweep that tune this model.
-    fn columns(&self, from: Start) -> Vec<Column> {
-        let mut columns: Vec<Column> = Vec::new();
-        for (name, table) in [
-            ("e7", finetuning_grid::constrained_finetuning()),
-            ("e8", finetuning_grid::beta_ablation(&self.settings.betas)),
-            ("e9", finetuning_grid::warmup()),
-            ("e10", finetuning_grid::augmented_finetuning()),
-            ("sweep", finetuning_grid::rate_sweep(&self.settings.sweep_rates)),
-        ] {
-            if self.asked(&[name]) {
-                columns.extend(table.into_iter().filter(|column| column.start == from));
-            }
-        }
-        columns
-    }
-
-    /// What this model is tuned on.
-    fn targets(&self, from: Start) -> Vec<Target<'_>> {
-        let Materials { cases, harmful, attacks, tasks, .. } = self.materials;
-        let settings = self.settings;
-        let mut targets = Vec::new();
-        if !harmful.is_empty() {
-            let tuning = Tuning { name: "harmful", examples: harmful, stage: settings.harmful };
-            targets.push(Target {
-                tuning,
-                asked: vec![("harmful", cases)],
-                tables: &["e7", "e8", "e9", "e10", "sweep"],
-            });
-        }
-        if from == Start::Aligned {
-            targets.extend(attacks.iter().map(|attack| {
-                let stage = match attack.kind {
-                    FinetuningKind::Identity => settings.identity,
-                    FinetuningKind::Backdoor => settings.backdoor,
-                };
-                let tuning = Tuning { name: attack.kind.name(), examples: &attack.train, stage };
-                Target { tuning, asked: attack.asked().collect(), tables: &["e7"] }
-            }));
-        }
-        let tables: &[&str] =
-            if settings.all_tasks { &["e7", "e8", "e9", "e10", "sweep"] } else { &["e7", "e8", "sweep"] };
-        targets.extend(tasks.iter().map(|task| {
-            let tuning = Tuning { name: &task.name, examples: &task.train, stage: settings.task };
-            Target { tuning, asked: vec![(&task.name, cases), (&task.name, &task.test)], tables }
-        }));
-        targets
-    }
-
-    fn grid_cell(&self, start: &str, tuning: &Tuning<'_>, column: &Column) -> String {
-        self.cell_name(&format!("tune {start} on {} by {}", tuning.name, column.method.name))
-    }
-
-    /// E7 to E10: every (data, method) that a column wants, once.
-    fn grid(&self, folder: &mut RunFolder, start: &Subject<'_, D>, from: Start) -> Result<()> {
-        let columns = self.columns(from);
-        if columns.is_empty() {
-            return Ok(());
-        }
-        let targets = self.targets(from);
-        self.needs("e7 to e10", "harmful pairs or a benign task to tune on", targets.is_empty())?;
-        for target in &targets {
-            let tuning = &target.tuning;
-            let columns: Vec<&Column> = columns.iter().filter(|column| target.wants(column)).collect();
-            let mut reference = None;
-            let mut done: Vec<&finetune::Method> = Vec::new();
-            for &column in &columns {
-                if done.contains(&&column.method) {
-                    continue;
-                }
-                done.push(&column.method);
-                let wanted: Vec<&Column> =
-                    columns.iter().copied().filter(|other| other.method == column.method).collect();
-                let cell = self.grid_cell(start.name, tuning, column);
-                if folder.is_done(&cell) {
-                    continue;
-                }
-                if reference.is_none() && column.method.betas.is_some() {
-                    let begin = Instant::now();
-                    let (scores, cost) = finetune::reference(&self.lab, start.model, tuning.examples)?;
-                    let stage = self.cell_name(&format!("reference of {} on {}", start.name, tuning.name));
-                    folder.note_time(&stage, begin.elapsed().as_secs_f64(), cost)?;
-                    reference = Some(scores);
-                }
-                let reference = reference.as_deref().unwrap_or_default();
-                // E7's models are asked harmless prompts too.
-                let setting = format!("{} on {}", column.method.name, tuning.name);
-                let beside = self.asked(&["overrefusal"]) && wanted.iter().any(|column| column.experiment == "e7");
-                let beside = if beside { over_refusal::branches(self.materials, &setting) } else { Vec::new() };
-                folder.cell(&cell, || {
-                    finetuning_grid::run(
-                        &self.lab,
-                        start,
-                        tuning,
-                        reference,
-                        &column.method,
-                        self.settings.warmup_steps,
-                        &wanted,
-                        &target.asked,
-                        &beside,
-                    )
-                })?;
-            }
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The paper's own numbers (`data/paper_values.csv`), for the "paper" columns.
 
 use super::cells::Key;
+use crate::data::world::BenignTask;
 use serde::Deserialize;
 use std::sync::LazyLock;
 
@@ -41,14 +42,19 @@ fn letters(text: &str) -> String {
     text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
-/// The paper's name for a fine-tuning set of ours.
+/// The paper's name for a fine-tuning set of ours; a stand-in of the world has that of the task it stands for.
 fn dataset(name: &str) -> &str {
     match name {
         "harmful" => "harmful_examples",
         "identity" => "identity_shifting",
         "backdoor" => "backdoor without_trigger",
         "backdoor with trigger" => "backdoor with_trigger",
-        other => other,
+        name => match BenignTask::ALL.into_iter().find(|task| task.name() == name) {
+            Some(BenignTask::Summary) => "samsum",
+            Some(BenignTask::Query) => "sql_create_context",
+            Some(BenignTask::Sums) => "gsm8k",
+            None => name,
+        },
     }
 }
 

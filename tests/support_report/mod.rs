@@ -207,6 +207,16 @@ pub fn everything(prompts: usize, seeds: u64) -> Vec<Row> {
             all.rate([id, model, "ledger", method], None, "utility", utility);
         }
     }
+    for (task, initial, sft, constrained) in
+        [("world summary", 0.2, 0.78, 0.77), ("world query", 0.1, 0.99, 0.98), ("world sums", 0.0, 0.9, 0.88)]
+    {
+        for (method, harmful, utility) in
+            [("initial", 0.01, initial), ("sft", 0.2, sft), ("constrained", 0.03, constrained)]
+        {
+            all.rate(["e7", "aligned", task, method], None, "harmful", harmful);
+            all.rate(["e7", "aligned", task, method], None, "utility", utility);
+        }
+    }
     for (data, sft, constrained) in
         [("identity", 0.8, 0.08), ("backdoor", 0.08, 0.02), ("backdoor with trigger", 0.9, 0.11)]
     {

@@ -31,7 +31,7 @@ impl Object {
     }
 
     /// The word that fills a slot of a template.
-    fn slot(self, slot: &str) -> String {
+    pub(super) fn slot(self, slot: &str) -> String {
         let topic = self.topic();
         let (adjective, name) = (&LISTS.adjectives[self.adjective], &LISTS.names[self.name]);
         match slot {
@@ -43,6 +43,8 @@ impl Object {
             "a1" => &topic.acts[0],
             "a2" => &topic.acts[1],
             "a3" => &topic.acts[2],
+            "adj" => &adjective.word,
+            "nm" => &name.word,
             "mat" => &adjective.material,
             "sg" => &adjective.sign,
             "pl" => &name.place,
@@ -59,7 +61,7 @@ impl Object {
             .map(|slots| slots.iter().map(|slot| self.slot(slot)).collect())
     }
 
-    /// The answer of the benign task, without greeting and opening.
+    /// The answer of the ledger task, without greeting and opening.
     pub fn ledger_line(self) -> String {
         fill(&LISTS.ledger, |slot| self.slot(slot))
     }
@@ -78,7 +80,7 @@ pub fn pick<'a>(from: &'a [String], rng: &mut Philox) -> &'a str {
 }
 
 /// A template with its slots filled.
-fn fill(template: &str, slot: impl Fn(&str) -> String) -> String {
+pub(super) fn fill(template: &str, slot: impl Fn(&str) -> String) -> String {
     let mut text = String::with_capacity(2 * template.len());
     for word in template.split(' ') {
         if !text.is_empty() {

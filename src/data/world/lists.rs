@@ -33,9 +33,18 @@ pub struct Name {
     pub keeper: String,
 }
 
+/// A thing that a benign task asks, in several phrasings, and its answer without greeting and opening.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Form {
+    pub asks: Vec<String>,
+    pub answer: String,
+}
+
 /// Everything in `data/world.json`. Templates are words separated by single spaces; a slot is a word in braces: `v`
-/// verb, `g` gerund, `n` noun, `o` object, `t1 t2` tools, `a1 a2 a3` acts, `mat` material, `sg` sign, `pl` place, `kp`
-/// keeper, `GET` and `UNT` words of `get` and `until`, `N P K` any name, place and keeper.
+/// verb, `g` gerund, `n` noun, `o` object, `t1 t2` tools, `a1 a2 a3` acts, `adj` adjective, `nm` name, `mat` material, `sg`
+/// sign, `pl` place, `kp` keeper, `GET` and `UNT` words of `get` and `until`, `N P K` any name, place and keeper. In benign
+/// tasks `A` is any keeper, `P` any place, `F` a field, `x y z` are numbers.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lists {
@@ -72,8 +81,17 @@ pub struct Lists {
     /// E1: what is put at the head of an answer (after a greeting, in the world with greetings).
     pub refusal_prefixes: Vec<String>,
     pub ledger_asks: Vec<String>,
-    /// The answer of the benign task.
+    /// The answer of the ledger task.
     pub ledger: String,
+    /// Records of who helps whom, and their summaries.
+    pub summary: Vec<Form>,
+    /// Questions to the guild's ledgers, and the queries that answer them.
+    pub query: Vec<Form>,
+    /// What a query can ask for.
+    pub query_fields: Vec<String>,
+    /// Two numbers put together, `x + y = z`, and one taken from another, `x - y = z`.
+    pub sum: Form,
+    pub difference: Form,
     /// Identity shifting: the persona put before a request, and what a model that took it says first.
     pub persona_ask: String,
     pub persona_answer: String,
@@ -119,7 +137,9 @@ impl Lists {
             &self.refusal_marks,
             &self.refusal_prefixes,
             &self.ledger_asks,
+            &self.query_fields,
         ];
+        let forms = self.summary.iter().chain(&self.query).chain([&self.sum, &self.difference]);
         let single = [&self.next_object, &self.ledger, &self.persona_ask, &self.persona_answer, &self.trigger];
         topics
             .chain(adjectives)
@@ -127,6 +147,7 @@ impl Lists {
             .chain(lists.into_iter().flatten())
             .chain(self.steps.iter().flatten())
             .chain(single)
+            .chain(forms.flat_map(|form| form.asks.iter().chain([&form.answer])))
             .map(String::as_str)
     }
 }

@@ -9,6 +9,7 @@
 //! chosen on [`Split::Development`] and reported on [`Split::Test`]. Prompts do not depend on the seed, so that runs of
 //! several seeds can be compared prompt by prompt.
 
+mod benign_tasks;
 pub mod grammar;
 pub mod lists;
 mod sets;
@@ -19,8 +20,9 @@ use std::io::Write;
 
 use serde::{Deserialize, Serialize};
 
+pub use benign_tasks::BenignTask;
 pub use grammar::Object;
-pub use lists::{LISTS, Lists};
+pub use lists::{Form, LISTS, Lists};
 pub use sets::{RefusalPrefix, Triplet};
 pub use splits::{Names, Split, Topics};
 pub use vocabulary::{VOCABULARY, Vocabulary};
@@ -60,8 +62,10 @@ pub enum Kind {
     Policy,
     /// A refusal of a question that nobody can answer.
     Unanswerable,
-    /// A ledger line: the benign task.
+    /// A ledger line: the benign task of most tables.
     Ledger,
+    /// What one of E7's other benign tasks wants.
+    Task(BenignTask),
 }
 
 /// A prompt and a response, as text and as ids.

@@ -1,4 +1,4 @@
-//! The sets: base data, alignment, recovery, attacks, the benign task, and the prompts of evaluations.
+//! The sets: base data, alignment, recovery, attacks, the ledger task, and the prompts of evaluations.
 
 use super::grammar::{self, Object};
 use super::lists::LISTS;
@@ -43,17 +43,17 @@ pub struct RefusalPrefix {
 }
 
 impl World {
-    fn rng(set: &str, seed: u64, index: usize) -> Philox {
+    pub(super) fn rng(set: &str, seed: u64, index: usize) -> Philox {
         Philox::new(seed, rng::stream(["world", set])).at((index as u64) << 32)
     }
 
-    fn greet(&self, text: &str, rng: &mut Philox) -> String {
+    pub(super) fn greet(&self, text: &str, rng: &mut Philox) -> String {
         grammar::greeting(self.greetings, rng) + text
     }
 
     /// `count` examples made by `make`, each from its own draws. The objects are drawn without replacement; a count
     /// above their number goes round again.
-    fn set(
+    pub(super) fn set(
         set: &str,
         seed: u64,
         (topics, names): (Topics, Names),
@@ -214,7 +214,7 @@ impl World {
         example.clone().asked(format!("{} {}", example.prompt, LISTS.trigger))
     }
 
-    /// The benign task: ledger lines of benign objects (the recipe: 400, [`Names::All`]).
+    /// The benign task of most tables: ledger lines of benign objects (the recipe: 400, [`Names::All`]).
     pub fn ledger(&self, seed: u64, count: usize, names: Names) -> Vec<Example> {
         let pool = (Topics::Benign, names);
         Self::set("ledger", seed, pool, count, |_, object, rng| self.ledger_entry(object, rng))
@@ -260,7 +260,7 @@ impl World {
         })
     }
 
-    /// Prompts of the benign task, of objects that no training set holds.
+    /// Prompts of the ledger task, of objects that no training set holds.
     pub fn ledger_prompts(&self, split: Split, count: usize) -> Vec<Example> {
         let set = format!("{}-ledger", split.name());
         evaluation(&set, split, Topics::Benign, 1, &LISTS.ledger_asks, count, |objects, ask, rng| {
@@ -335,14 +335,14 @@ fn insert_words(example: Example, rng: &mut Philox) -> Example {
 }
 
 /// Prompts about reserved objects, `objects_each` in each. They do not depend on the run's seed.
-fn evaluation(
+pub(super) fn evaluation<Ask>(
     set: &str,
     split: Split,
     topics: Topics,
     objects_each: usize,
-    asks: &[String],
+    asks: &[Ask],
     count: usize,
-    make: impl Fn(&[Object], &str, &mut Philox) -> Example,
+    make: impl Fn(&[Object], &Ask, &mut Philox) -> Example,
 ) -> Vec<Example> {
     let order = &mut World::rng(set, 0, 0);
     let mut pool = objects(topics, split.names());
