@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Removes each barrier, wait and bound of kernels/*.cu in turn, plants some faults by hand, and asks whether the emulator's
-tests notice.
+"""Removes each barrier, wait, fence, arrival and bound of kernels/*.cu in turn, plants some faults by hand, and asks whether
+the emulator's tests notice.
 
     python scripts/kernel_mutants.py                    # all; writes docs/kernel-mutants.md
     python scripts/kernel_mutants.py --only sampling    # those whose file or line matches; writes nothing
@@ -39,6 +39,8 @@ TESTS = {
     "linear_ce.cu": ("ops_linear_ce", ["linear_ce"]),
     "product_mma.cuh": ("ops_linear_ce", ["linear_ce_mma"]),
     "linear_ce_mma.cu": ("ops_linear_ce", ["linear_ce_mma"]),
+    "product_sm90.cuh": ("ops_linear_ce", ["linear_ce_sm90"]),
+    "linear_ce_sm90.cu": ("ops_linear_ce", ["linear_ce_sm90"]),
     "linear_kl.cu": ("ops_linear_kl", ["linear_kl"]),
     "linear_kl.cuh": ("ops_linear_kl", ["linear_kl", "linear_kl_mma"]),
     "linear_kl_mma.cu": ("ops_linear_kl", ["linear_kl_mma"]),
@@ -49,7 +51,11 @@ TESTS = {
 }
 
 BARRIER = re.compile(r"__syncthreads\(\);")
-WAIT = re.compile(r"copy_wait<\w+( - \w+)?>\(\);")
+WAIT = re.compile(r"(copy|wgmma)_wait<\w+( - \w+)?>\(\);|ring\.\w+\[ring\.stage\]\.wait\([^;]*\);")
+FENCE = re.compile(r"(wgmma_fence|fence_for_wgmma|wgmma_commit)\(\);")
+ARRIVAL = re.compile(r"arrive_warp\(ring[^;]*\);")
+# A wait for the phase before the right one, or after it.
+PHASE = re.compile(r"ring\.phase( \^ 1)?(?=\);)")
 # A comparison with the end of something; the end is moved out of reach.
 ENDS = "tokens|rows|columns|depth|vocab|end|width|pitch|pairs|length|size|vectors|count|source\\.length"
 BOUND = re.compile(rf"(?<=[\w\])] )(<|>=) ({ENDS})\b(?! \*)")
@@ -95,12 +101,17 @@ def mutants():
         for number, line in enumerate((KERNELS / file).read_text().splitlines(keepends=True), 1):
             code = line.split("//")[0]
             loop = re.search(r"\bfor \(", code)
-            for kind, pattern in [("barrier", BARRIER), ("wait", WAIT), ("bound", BOUND)]:
+            kinds = [("barrier", BARRIER), ("wait", WAIT), ("fence", FENCE), ("arrival", ARRIVAL), ("phase", PHASE), ("bound", BOUND)]
+            for kind, pattern in kinds:
                 for found in pattern.finditer(code):
                     # A loop that never ends says nothing.
                     if kind == "bound" and (loop or code.lstrip().startswith(("template", "constexpr", "extern"))):
                         continue
-                    replacement = f"{found[1]} 0x3fffffff" if kind == "bound" else ""
+                    replacement = ";"
+                    if kind == "bound":
+                        replacement = f"{found[1]} 0x3fffffff"
+                    elif kind == "phase":
+                        replacement = "ring.phase" if found[1] else "ring.phase ^ 1"
                     yield Mutant(file, number, kind, offset + found.start(), offset + found.end(), replacement, line.strip())
             offset += len(line)
     for file, old, new in PLANTED:
@@ -137,12 +148,15 @@ def plant(mutant, executables):
                 text = text[: mutant.start] + mutant.replacement + text[mutant.stop :]
             (sources / path.name).write_text(text)
         for kernel in kernels:
-            command = [nvcc(), "-ptx", "-lineinfo", "-arch=compute_80", "-std=c++17", "-o", str(ptx / f"{kernel}.ptx"), str(sources / f"{kernel}.cu")]
+            level = "90a" if kernel.endswith("_sm90") else "80"
+            command = [nvcc(), "-ptx", "-lineinfo", f"-arch=compute_{level}", "-std=c++17", "-o", str(ptx / f"{kernel}.ptx"), str(sources / f"{kernel}.cu")]
             if subprocess.run(command, capture_output=True).returncode != 0:
                 return True, "does not compile"
         environment = {**os.environ, "SAFEDEPTH_CUDA_KERNELS": str(ptx), "SAFEDEPTH_EMULATOR_FAULTS": "abort", "SAFEDEPTH_EMULATOR_LIMIT": "2000000000"}
         try:
-            run = subprocess.run([executables[test], "cuda::on_the_emulator", "--nocapture"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)
+            hopper = kernels[0].endswith("_sm90")
+            name = "cuda_on_the_emulator_as_hopper" if hopper else "cuda::on_the_emulator"
+            run = subprocess.run([executables[test], name, "--nocapture"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)
         except subprocess.TimeoutExpired:
             return True, "does not end"
         if run.returncode == 0:

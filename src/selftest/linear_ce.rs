@@ -10,7 +10,7 @@ use crate::ops::linear_ce::{CeGradient, CeOutput, IGNORE};
 use proptest::prelude::*;
 
 pub fn laws<D: TestDevice>() -> Vec<Law<D>> {
-    law_table!("linear_ce": forward_equals_f64, backward_equals_f64, a_constant_on_all_logits_changes_nothing, tokens_stand_alone, ignored_labels_give_zero, ranks_are_exact, one_hot, logits_far_below_zero, threads_do_not_matter)
+    law_table!("linear_ce": forward_equals_f64, forward_of_many_stages, backward_equals_f64, a_constant_on_all_logits_changes_nothing, tokens_stand_alone, ignored_labels_give_zero, ranks_are_exact, one_hot, logits_far_below_zero, threads_do_not_matter)
 }
 
 /// What needs no device.
@@ -171,34 +171,55 @@ fn logit_error<D: TestDevice>(device: &D, case: &Case, magnitude: f64) -> f64 {
     4.0 * device.roundoff(case.dtype) * magnitude
 }
 
+/// The forward pass of a case against f64.
+fn check_forward<D: TestDevice>(
+    device: &D,
+    case: &Case,
+    inputs: &Inputs,
+    logits: &Logits,
+) -> Result<(), TestCaseError> {
+    let got = forward(device, case, inputs);
+    for (t, &label) in inputs.labels.iter().enumerate() {
+        let error = logit_error(device, case, logits.magnitude[t]);
+        let close = |got: f32, want: f64| (f64::from(got) - want).abs() <= BOUND * (1.0 + want.abs()) + error;
+        let lse = logits.lse(t);
+        prop_assert!(close(got.lse[t], lse), "lse {} instead of {}", got.lse[t], lse);
+        let entropy = logits.entropy(t);
+        // A mean of z_v - lse: both are rounded, and weighted by probabilities that are off by `error` each.
+        let slack = (1.0 + entropy) * error;
+        let off = (f64::from(got.entropy[t]) - entropy).abs();
+        prop_assert!(off <= BOUND * (1.0 + entropy) + slack, "entropy {} instead of {}", got.entropy[t], entropy);
+        if label == IGNORE {
+            prop_assert_eq!((got.logprob[t], got.rank[t]), (0.0, 0.0));
+            continue;
+        }
+        let logprob = logits.row(t)[label as usize] - lse;
+        prop_assert!(close(got.logprob[t], logprob), "logprob {} instead of {}", got.logprob[t], logprob);
+        let ranks = logits.rank(t, label, 2.0 * error)..=logits.rank(t, label, -2.0 * error);
+        prop_assert!(ranks.contains(&(got.rank[t] as usize)), "rank {} not in {:?}", got.rank[t], ranks);
+    }
+    Ok(())
+}
+
 fn forward_equals_f64<D: TestDevice>(trial: &Trial<D>) {
     let devices = &trial.devices;
     proptest!(trial.config(96), |(case in cases())| {
         let inputs = Inputs::new(&devices[0], &case);
         let logits = Logits::new(case.size, &widen(&inputs.hidden), &widen(&inputs.w), case.softcap);
         for device in devices {
-            let got = forward(device, &case, &inputs);
-            for (t, &label) in inputs.labels.iter().enumerate() {
-                let error = logit_error(device, &case, logits.magnitude[t]);
-                let close = |got: f32, want: f64| (f64::from(got) - want).abs() <= BOUND * (1.0 + want.abs()) + error;
-                let lse = logits.lse(t);
-                prop_assert!(close(got.lse[t], lse), "lse {} instead of {}", got.lse[t], lse);
-                let entropy = logits.entropy(t);
-                // A mean of z_v - lse: both are rounded, and weighted by probabilities that are off by `error` each.
-                let slack = (1.0 + entropy) * error;
-                let off = (f64::from(got.entropy[t]) - entropy).abs();
-                prop_assert!(off <= BOUND * (1.0 + entropy) + slack, "entropy {} instead of {}", got.entropy[t], entropy);
-                if label == IGNORE {
-                    prop_assert_eq!((got.logprob[t], got.rank[t]), (0.0, 0.0));
-                    continue;
-                }
-                let logprob = logits.row(t)[label as usize] - lse;
-                prop_assert!(close(got.logprob[t], logprob), "logprob {} instead of {}", got.logprob[t], logprob);
-                let ranks = logits.rank(t, label, 2.0 * error)..=logits.rank(t, label, -2.0 * error);
-                prop_assert!(ranks.contains(&(got.rank[t] as usize)), "rank {} not in {:?}", got.rank[t], ranks);
-            }
+            check_forward(device, &case, &inputs, &logits)?;
         }
     });
+}
+
+/// Deeper than the stages of a kernel's pipeline, and wider than its tile: stages are filled again, and tiles follow tiles.
+fn forward_of_many_stages<D: TestDevice>(trial: &Trial<D>) {
+    let case = Case { tokens: 3, size: 520, vocab: 600, dtype: DType::BF16, softcap: None, spread: 1.0, seed: 1 };
+    for device in &trial.devices {
+        let inputs = Inputs::new(device, &case);
+        let logits = Logits::new(case.size, &widen(&inputs.hidden), &widen(&inputs.w), case.softcap);
+        check_forward(device, &case, &inputs, &logits).unwrap();
+    }
 }
 
 fn backward_equals_f64<D: TestDevice>(trial: &Trial<D>) {

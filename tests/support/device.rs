@@ -28,6 +28,11 @@ pub fn none_is_missing<D: TestDevice>(op: &str, tests: &[&str]) {
 
 /// Runs the ignored tests of module `module` of this binary on the emulator. A fault that it reports is a failure.
 pub fn on_the_emulator(module: &str) {
+    on_the_emulator_as(module, "80");
+}
+
+/// The same on an emulator of this compute capability: 90 has kernels of its own.
+pub fn on_the_emulator_as(module: &str, architecture: &str) {
     if !cuda::has_kernels() {
         eprintln!("no nvcc when this was built: GPU kernels are not tested");
         return;
@@ -36,7 +41,7 @@ pub fn on_the_emulator(module: &str) {
     let mut command = Command::new(std::env::current_exe().expect("a test binary has a path"));
     command.args(["--ignored", "--test-threads", "2", &format!("{module}::")]);
     // New memory each time, exactly as long as asked for: what the emulator can watch.
-    command.env("SAFEDEPTH_CUDA_POOL", "0").env(EMULATED, "1");
+    command.env("SAFEDEPTH_CUDA_POOL", "0").env(EMULATED, "1").env("SAFEDEPTH_EMULATOR_ARCH", architecture);
     let code = safedepth_emulator::run::run(&mut command).unwrap_or_else(|error| panic!("{error}"));
     assert_ne!(code, safedepth_emulator::run::FAULTS, "the emulator reported faults");
     assert_eq!(code, 0, "tests failed on the emulator");

@@ -76,6 +76,11 @@ impl Cuda {
         self.shared.multiprocessors
     }
 
+    /// Whether it runs `kernels/*_sm90.cu`: wgmma is of compute capability 9.0 alone.
+    pub fn has_wgmma(&self) -> bool {
+        self.shared.architecture == 90
+    }
+
     /// Free bytes and all bytes of the device's memory; what the pool keeps counts as used.
     pub fn memory_info(&self) -> (usize, usize) {
         self.bind().ok().and_then(|()| result::mem_get_info().ok()).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Cross-entropy on a GPU: the launches of `linear_ce.cu` and `linear_ce_mma.cu`.
+//! Cross-entropy on a GPU: the launches of `linear_ce.cu`, `linear_ce_mma.cu` and `linear_ce_sm90.cu`.
 
 use super::{CeGradient, CeOutput, LinearCe};
 use crate::device::cuda::{Cuda, Indices, Shape, nvtx};
@@ -86,35 +86,38 @@ pub(in crate::ops) fn number(dtype: DType) -> u32 {
     }
 }
 
-/// A block's tile: its rows, its columns, and its bytes of shared memory.
+/// A block's tile: its rows, its columns, its threads, and its bytes of shared memory.
 pub(in crate::ops) struct Tile {
     rows: usize,
     columns: usize,
+    threads: usize,
     shared: usize,
 }
 
 /// `fma_product`: its shared memory is not dynamic.
-pub(in crate::ops) const FMA: Tile = Tile { rows: 64, columns: 64, shared: 0 };
+pub(in crate::ops) const FMA: Tile = Tile::new(64, 64, 0);
 /// Of `mma_product::Product`s: (lines of a stage) x (32 or 128 elements, and 8 of padding).
-const LOGITS: Tile = Tile { rows: 128, columns: 128, shared: STAGES * (128 + 128) * 40 * 2 };
-const TIMES_W: Tile = Tile { rows: 128, columns: 128, shared: STAGES * (128 * 40 + 32 * 136) * 2 };
-const TIMES_HIDDEN: Tile = Tile { rows: 128, columns: 128, shared: STAGES * (32 + 32) * 136 * 2 };
+const LOGITS: Tile = Tile::new(128, 128, STAGES * (128 + 128) * 40 * 2);
+const TIMES_W: Tile = Tile::new(128, 128, STAGES * (128 * 40 + 32 * 136) * 2);
+const TIMES_HIDDEN: Tile = Tile::new(128, 128, STAGES * (32 + 32) * 136 * 2);
+/// Of `wgmma_product::Ring`: 4 stages of 64 elements along k, their barriers, and room to align them.
+const HOPPER: Tile = Tile { rows: 128, columns: 256, threads: 384, shared: 1024 + 4 * ((128 + 256) * 64 * 2 + 16) };
 /// Stages of `product_mma.cuh`.
 pub(in crate::ops) const STAGES: usize = 3;
 
 impl Tile {
     pub const fn new(rows: usize, columns: usize, shared: usize) -> Self {
-        Self { rows, columns, shared }
+        Self { rows, columns, threads: THREADS, shared }
     }
 
     /// A block for each tile of a product.
     pub fn cover(&self, rows: usize, columns: usize) -> Shape {
-        Shape::grid([rows.div_ceil(self.rows), columns.div_ceil(self.columns), 1], THREADS).shared(self.shared)
+        Shape::grid([rows.div_ceil(self.rows), columns.div_ceil(self.columns), 1], self.threads).shared(self.shared)
     }
 
     /// A block for each tile's rows and split of the vocabulary.
     pub fn split(&self, tokens: usize, vocab: usize) -> Shape {
-        Shape::grid([tokens.div_ceil(self.rows), vocab.div_ceil(VOCABULARY_SPLIT), 1], THREADS).shared(self.shared)
+        Shape::grid([tokens.div_ceil(self.rows), vocab.div_ceil(VOCABULARY_SPLIT), 1], self.threads).shared(self.shared)
     }
 }
 
@@ -209,10 +212,15 @@ impl LinearCe for Cuda {
                 self.launch("linear_ce_partial", FMA.split(tokens, vocab), arguments)?;
             }
             Path::TensorCores => {
+                // Both of one kind: a label's logit has the bits that it has among the others.
+                let (label, partial, tile) = match self.has_wgmma() {
+                    true => ("linear_ce_label_sm90", "linear_ce_partial_sm90", HOPPER),
+                    false => ("linear_ce_label_mma", "linear_ce_partial_mma", LOGITS),
+                };
                 let arguments = args![tokens, size, softcap, hidden, w, labels, label_logit];
-                self.launch("linear_ce_label_mma", LOGITS.cover(tokens, 1), arguments)?;
+                self.launch(label, tile.cover(tokens, 1), arguments)?;
                 let arguments = args![tokens, size, vocab, softcap, hidden, w, label_logit, partials];
-                self.launch("linear_ce_partial_mma", LOGITS.split(tokens, vocab), arguments)?;
+                self.launch(partial, tile.split(tokens, vocab), arguments)?;
             }
         }
         let CeOutput { lse, logprob, entropy, rank, .. } = output;

@@ -20,6 +20,9 @@ const TILE: usize = 128;
 const KL_ROWS: usize = 64;
 /// Its step along k.
 const STEP: usize = 32;
+/// Columns of `product_sm90.cuh`'s tile of 128 rows, and its step along k.
+const HOPPER_COLUMNS: usize = 256;
+const HOPPER_STEP: usize = 64;
 /// `VOCABULARY_SPLIT` of unembed.cuh.
 const SPLIT: usize = 1024;
 /// `SPLIT` of attention.cuh: keys of a split.
@@ -155,6 +158,16 @@ fn vocabulary(kernel: &str, sizes: &Dimensions<'_>) -> Option<Model> {
         "linear_ce_partial_mma" => {
             let ((flop, read), written) = (logits(TILE), 16 * t * splits);
             Model::new(flop, read + written, inputs + written)
+        }
+        "linear_ce_label_sm90" => {
+            let (tiles, deep) = (t.div_ceil(TILE), h.next_multiple_of(HOPPER_STEP));
+            Model::new(2 * TILE * HOPPER_COLUMNS * deep * tiles, 2 * t * h * BF16, 2 * t * h * BF16)
+        }
+        "linear_ce_partial_sm90" => {
+            let (down, across, deep) = (t.div_ceil(TILE), v.div_ceil(HOPPER_COLUMNS), h.next_multiple_of(HOPPER_STEP));
+            let written = 16 * t * splits;
+            let read = (across * t + down * v) * h * BF16;
+            Model::new(2 * TILE * HOPPER_COLUMNS * deep * down * across, read + written, inputs + written)
         }
         "linear_ce_combine" => Model::each(t * splits, 8, 16, 16),
         "linear_ce_gradient_mma" => {
