@@ -28,6 +28,8 @@ pub struct AdamWStep {
 impl AdamWStep {
     /// The draws for `N` elements of a bf16 parameter from `first` on: 16 random bits each for the parameter, m and v, from
     /// Philox keyed by the stream, at (element, step). They depend on no batch, thread or earlier step.
+    // Loops by index become vectors.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn noise<const N: usize>(&self, first: u64) -> [[u32; N]; 3] {
         let mut counters = [[0; N], [0; N], [self.step; N], [0; N]];
