@@ -52,7 +52,7 @@ def main():
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         with args.output.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+            writer = csv.DictWriter(file, rows[0].keys(), restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
     groups = defaultdict(list)

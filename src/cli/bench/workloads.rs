@@ -1,5 +1,6 @@
 //! `safedepth bench model`: the workloads that `benches/peers` runs in PyTorch, in the same CSV columns.
 
+use super::kernels::gemm_peak_for;
 use super::{median_seconds, peak_rss_mb, status_kib};
 use crate::cli::Global;
 use crate::device::{DType, Tensor};
@@ -18,8 +19,9 @@ use std::path::PathBuf;
 
 /// Time prefill, decoding, training and KL on a model folder; prints CSV.
 ///
-/// Columns: impl, device, isa, dtype, threads, model, workload, median_s, tokens_per_s, gflop_per_s, peak_rss_mb and
-/// anon_rss_mb (memory that is not mapped files, at the end). `benches/peers/README.md` says what each workload is.
+/// Columns: impl, device, isa, dtype, threads, model, workload, median_s, tokens_per_s, gflop_per_s, peak_rss_mb,
+/// anon_rss_mb (memory that is not mapped files, at the end) and mfu: gflop_per_s over that of the device's best matrix product in
+/// the same run. `benches/peers/README.md` says what each workload is.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Arguments {
     /// Model folder in Hugging Face's layout.
@@ -32,6 +34,9 @@ pub(crate) struct Arguments {
     warmup: usize,
     #[arg(long, default_value_t = 5, value_name = "N")]
     repeats: usize,
+    /// Rows of the square product that gives the peak; by default 1024 on a CPU and 8192 on a GPU.
+    #[arg(long, value_name = "N")]
+    peak_size: Option<usize>,
     /// Leave out the line of column names.
     #[arg(long)]
     no_header: bool,
@@ -73,12 +78,13 @@ fn random_ids(config: &Config, rows: usize, length: usize) -> Vec<Vec<u32>> {
 }
 
 pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> Result<()> {
-    if arguments.repeats == 0 {
-        return Err(Error::Usage("--repeats must be at least 1".into()));
+    if arguments.repeats == 0 || arguments.peak_size == Some(0) {
+        return Err(Error::Usage("--repeats and --peak-size must be at least 1".into()));
     }
     let isa = device.arithmetic();
-    let model = Transformer::load(device, &arguments.model, global.dtype.dtype())?;
-    let dtype = match model.parameters.embed_tokens.dtype() {
+    let model = Transformer::load(device.clone(), &arguments.model, global.dtype.dtype())?;
+    let weights = model.parameters.embed_tokens.dtype();
+    let dtype = match weights {
         DType::F32 => "f32",
         DType::BF16 => "bf16",
         DType::F16 => "f16",
@@ -90,13 +96,16 @@ pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> 
         Workload::Train => train(model, warmup, repeats)?,
         Workload::Kl => kl(model, warmup, repeats)?,
     };
+    // Before the peak is measured, which takes memory of its own.
+    let memory = [peak_rss_mb(), status_kib("RssAnon:").unwrap_or(0.0) / 1024.0];
+    let peak = gemm_peak_for(&device, weights, arguments.peak_size)?;
     if !arguments.no_header {
         println!(
-            "impl,device,isa,dtype,threads,model,workload,median_s,tokens_per_s,gflop_per_s,peak_rss_mb,anon_rss_mb"
+            "impl,device,isa,dtype,threads,model,workload,median_s,tokens_per_s,gflop_per_s,peak_rss_mb,anon_rss_mb,mfu"
         );
     }
     println!(
-        "safedepth-{},{},{isa},{dtype},{},{},{},{median:.4},{:.1},{:.1},{:.0},{:.0}",
+        "safedepth-{},{},{isa},{dtype},{},{},{},{median:.4},{:.1},{:.1},{:.0},{:.0},{:.3}",
         env!("CARGO_PKG_VERSION"),
         D::NAME,
         rayon::current_num_threads(),
@@ -104,8 +113,9 @@ pub(super) fn run<D: Ops>(global: &Global, device: D, arguments: &Arguments) -> 
         arguments.workload.name(),
         tokens as f64 / median,
         flop / median / 1e9,
-        peak_rss_mb(),
-        status_kib("RssAnon:").unwrap_or(0.0) / 1024.0,
+        memory[0],
+        memory[1],
+        flop / median / 1e9 / peak,
     );
     Ok(())
 }

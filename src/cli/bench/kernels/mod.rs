@@ -12,6 +12,7 @@ mod timer;
 mod vocabulary;
 
 pub(in crate::cli) use peaks::gemm_peak;
+pub(super) use peaks::gemm_peak_for;
 
 use crate::cli::Global;
 use crate::device::DType;

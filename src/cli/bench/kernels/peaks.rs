@@ -17,6 +17,16 @@ pub(in crate::cli) fn gemm_peak<D: Ops>(device: &D) -> Result<f64> {
     product(device, DType::F32, 1024)
 }
 
+/// Rows of the product that a device is at its best with.
+fn best_size<D: Ops>(device: &D) -> usize {
+    if device.shared_cache().is_some() { 8192 } else { 1024 }
+}
+
+/// GFLOP/s of the device's best product for models of this dtype, of `size` cubed where that is given.
+pub(in crate::cli::bench) fn gemm_peak_for<D: Ops>(device: &D, dtype: DType, size: Option<usize>) -> Result<f64> {
+    product(device, dtype, size.unwrap_or(best_size(device)))
+}
+
 /// GFLOP/s of a product of `n` cubed, of activations and weights as models of this dtype have them.
 fn product<D: Ops>(device: &D, dtype: DType, n: usize) -> Result<f64> {
     let branch = device.branch_dtype(dtype, 64);
@@ -29,7 +39,7 @@ fn product<D: Ops>(device: &D, dtype: DType, n: usize) -> Result<f64> {
 impl Peaks {
     /// A product of `size` cubed, and a copy of 256 MiB (less for a small `size`, which is the emulator's).
     pub fn measure<D: Ops>(device: &D, dtype: DType, size: Option<usize>) -> Result<Self> {
-        let size = size.unwrap_or(if device.shared_cache().is_some() { 8192 } else { 1024 });
+        let size = size.unwrap_or(best_size(device));
         let elements = (64 << 20).min(64 * size * size);
         let mut source = Tensor::empty(device, DType::F32, 1, elements)?;
         // Pages that nobody wrote can all be one page, which a cache holds.
