@@ -63,5 +63,5 @@ fn laws_that_do_not_hold() {
     let (out, err) = (read("out"), read("err"));
     assert_eq!(code, 1, "{out}{err}");
     assert!(out.contains("was lost (CUDA_ERROR_DEVICE_UNAVAILABLE)"), "{out}");
-    assert!(err.contains("of 6 laws do not hold on GPU 0"), "{err}");
+    assert!(err.contains("laws do not hold on GPU 0"), "{err}");
 }
