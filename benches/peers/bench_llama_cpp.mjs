@@ -28,6 +28,8 @@ const context = await model.createContext({
     sequences: shape.rows,
     contextSize: shape.prompt + shape.fresh + 8,
     batchSize: 512,
+    // Rows sample apart from each other: without a moment's wait a pass would go off with some of them.
+    batching: {dispatchSchedule: (dispatch) => setTimeout(dispatch, 1)},
     threads: {ideal: Number(threads), min: Number(threads)}
 });
 const sequences = Array.from({length: shape.rows}, () => context.getSequence());
