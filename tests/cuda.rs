@@ -110,6 +110,24 @@ mod loading {
         support::device::on_the_emulator(module_path!());
     }
 
+    /// Activations may be too large for f16.
+    #[test]
+    #[ignore = "needs a GPU or the emulator"]
+    fn f16_becomes_bf16() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/llama_f16");
+        let load = |dtype| Transformer::load(Cuda::new(0).unwrap(), &folder, dtype).unwrap();
+        let cpu = Transformer::load(Cpu::new(), &folder, None).unwrap();
+        assert_eq!(cpu.parameters.embed_tokens.dtype(), DType::F16);
+        let want = cpu.parameters.embed_tokens.to_vec(&cpu.device).unwrap();
+        for (asked, held) in [(None, DType::BF16), (Some(DType::F32), DType::F32)] {
+            let model = load(asked);
+            assert_eq!(model.parameters.embed_tokens.dtype(), held);
+            let got = model.parameters.embed_tokens.to_vec(&model.device).unwrap();
+            let rounded = |x: f32| if held == DType::BF16 { half::bf16::from_f32(x).to_f32() } else { x };
+            assert!(got.iter().zip(&want).all(|(&got, &want)| got == rounded(want)));
+        }
+    }
+
     /// Matrices of one, two and many pieces of pinned memory, one behind the other without a wait between.
     #[test]
     #[ignore = "needs a GPU or the emulator"]

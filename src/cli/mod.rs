@@ -77,7 +77,7 @@ fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Type of the weights in memory.
+/// Type of the weights in memory; auto is the file's, but bf16 for f16 on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum DTypeChoice {

@@ -86,6 +86,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// A buffer of `len` elements whose contents are unspecified.
     fn alloc(&self, dtype: DType, len: usize) -> Result<Self::Buffer>;
 
+    /// What matrices that a file stores in `stored` are held in, unless somebody asks for another dtype.
+    fn held_dtype(&self, stored: DType) -> DType {
+        stored
+    }
+
     /// A read-only buffer over bytes of a mapped file. A misaligned slice is copied.
     fn map(&self, slice: MappedSlice) -> Result<Self::Buffer>;
 

@@ -21,7 +21,7 @@ impl<D: Ops> Transformer<D> {
             let [rows, cols] = shape;
             let slice = weights.get(name, shape)?;
             weights.check_finite(name, &slice)?;
-            let wanted = if rows == 1 { DType::F32 } else { dtype.unwrap_or(slice.dtype) };
+            let wanted = if rows == 1 { DType::F32 } else { dtype.unwrap_or(device.held_dtype(slice.dtype)) };
             let stored = slice.dtype;
             let mapped = device.map(slice)?;
             if stored == wanted && rows > 1 {

@@ -204,6 +204,11 @@ impl Backend for Cuda {
         wide.memory.read(values)
     }
 
+    /// f16 becomes bf16: activations may be too large for f16, and its tensor cores take two factors of one dtype.
+    fn held_dtype(&self, stored: DType) -> DType {
+        if stored == DType::F16 { DType::BF16 } else { stored }
+    }
+
     fn indices(&self, values: &[u32]) -> Result<Indices> {
         Indices::new(self, values)
     }
