@@ -5,7 +5,7 @@ use safedepth::generate::{Engine, Request, Step};
 use safedepth::model::init::initialise;
 use safedepth::model::{Config, Transformer};
 use safedepth::ops::attention::{Attention, AttentionParams, Ragged};
-use safedepth::ops::linear_ce::{CeGradient, CeOutput, LinearCe};
+use safedepth::ops::linear_ce::{CeGradient, CeOutput, LinearCe, room_for_kept};
 use safedepth::ops::linear_kl::{KlGradient, KlSide, LinearKl};
 use safedepth::ops::sampling::SamplingParams;
 use safedepth::train::trainer::Group;
@@ -93,6 +93,27 @@ fn losses_never_hold_the_logits() {
     for (tokens, vocab) in [(64, 256_000), (512, 256_000), (100_000, 256_000), (1, 1 << 30), (4096, 50)] {
         let kept = device.kept_logits(tokens, vocab) * size_of::<f32>();
         assert!(kept <= 64 << 20 && kept <= tokens * vocab * size_of::<f32>(), "{tokens} x {vocab}: {kept} bytes kept");
+    }
+    {
+        // The same with what is kept, at a size where that is far from all.
+        let tokens = 1024;
+        let logits = tokens * vocab * size_of::<f32>();
+        let hidden = constant(&device, tokens, size, 0.1);
+        let labels = device.indices(&vec![7; tokens]).unwrap();
+        let vector = || constant(&device, 1, tokens, 1.0);
+        let (mut lse, mut logprob, coefficient) = (vector(), vector(), vector());
+        let mut dhidden = constant(&device, tokens, size, 0.0);
+        let peak = rise(|| {
+            let mut kept = room_for_kept(&device, tokens, vocab).unwrap();
+            assert!(kept.is_some());
+            let (lse_to, logprob_to) = (&mut lse, &mut logprob);
+            let output = CeOutput { lse: lse_to, logprob: logprob_to, entropy: None, rank: None, kept: kept.as_mut() };
+            device.linear_ce(&hidden, &w, None, &labels, output).unwrap();
+            let gradient = CeGradient { hidden: &mut dhidden, w: Some(&mut dw), accumulate: true };
+            let kept = kept.as_mut();
+            device.linear_ce_backward(&hidden, &w, None, &labels, &lse, &coefficient, kept, gradient).unwrap();
+        });
+        assert!(peak < logits / 12, "a training step's cross-entropy: {peak} bytes, the logits are {logits}");
     }
     let side = || KlSide { hidden: &hidden, w: &w, softcap: None };
     let peak = rise(|| drop(device.linear_kl(side(), side()).unwrap()));

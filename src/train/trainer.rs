@@ -170,8 +170,11 @@ impl<D: Ops> Trainer<D> {
     /// Gradients are 0 from here on.
     pub fn reset_gradients(&mut self) -> Result<()> {
         let device = &self.model.device;
-        // A lookup adds to few rows of its table; everything else that backward passes only add to is a vector.
-        self.gradients.embed_tokens.zero(device)?;
+        // A lookup adds to few rows of its table, which the unembedding overwrites first where it is the same; everything else
+        // that backward passes only add to is a vector.
+        if self.gradients.lm_head.is_some() {
+            self.gradients.embed_tokens.zero(device)?;
+        }
         self.gradients.iter_mut().filter(|gradient| gradient.rows() == 1).try_for_each(|vector| vector.zero(device))?;
         self.fresh = true;
         Ok(())

@@ -1,4 +1,5 @@
-//! Unembedding and (weighted) cross-entropy in one, the vocabulary streamed in tiles: no logits in memory.
+//! Unembedding and (weighted) cross-entropy in one, the vocabulary streamed in tiles: no logits in memory, but
+//! for a bounded part that a training step may keep for its gradient.
 
 mod cpu;
 pub(in crate::ops) mod cuda;

@@ -104,19 +104,15 @@ impl Product<'_> {
             self.direct(w, None, 0..m, threads);
             return;
         }
-        if m <= IN_PLACE_ROWS
-            && !W::SPLIT
-            && self.k.is_multiple_of(LONGEST_STEP)
-            && !self.x_stride.is_multiple_of(CROWDED_ROWS)
-        {
-            // The kernel can read x where it is.
-            for rows in (0..m).step_by(ROW_CHUNK) {
-                self.rows(w, None, rows..(rows + ROW_CHUNK).min(m), threads);
-            }
-            return;
-        }
+        // Whether the kernel can read x where it is.
+        let x_in_place =
+            !W::SPLIT && self.k.is_multiple_of(LONGEST_STEP) && !self.x_stride.is_multiple_of(CROWDED_ROWS);
         for rows in (0..m).step_by(ROW_CHUNK) {
             let rows = rows..(rows + ROW_CHUNK).min(m);
+            if x_in_place {
+                self.rows(w, None, rows, threads);
+                continue;
+            }
             let width: usize = k_blocks(self.k).map(|block| packed_width(&block)).sum();
             with_scratch(rows.len() * width, |packed_x| {
                 let target = Shared::new(&mut *packed_x);
